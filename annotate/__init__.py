@@ -1,0 +1,1 @@
+"""Annotation of model answers, and what every other room stands on: records, journal, limits, backends."""

@@ -1,0 +1,70 @@
+"""JSON Lines in and out: strict reading that names file and line, writing that is whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonlines
+
+from annotate.errors import RecordError, UserError
+from annotate.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each line of `path` as (line number from 1, JSON value). Raises `UserError` naming file and line."""
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
+    with stream, jsonlines.Reader(stream) as reader:
+        number = 0
+        while True:
+            number += 1
+            try:
+                yield number, reader.read()
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as error:
+                reason = str(error).split(" (line")[0]
+                raise UserError(
+                    f"{path}:{error.lineno}: not a line of JSON ({reason}); cut in half, or not UTF-8?"
+                ) from None
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Each line of `path` as a record. Raises `UserError` naming file, line and field."""
+    for number, row in read_rows(path):
+        try:
+            yield kind.from_json(row)
+        except RecordError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+
+
+def dump_line(value: Record | Mapping[str, Any]) -> str:
+    """One line, with its newline."""
+    row = value.to_json() if isinstance(value, Record) else value
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file whole or not at all: a temporary neighbour, synced, then renamed into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines([text] if isinstance(text, str) else text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_records(path: Path, records: Iterable[Record | Mapping[str, Any]]) -> None:
+    """Write records as JSON Lines, whole or not at all."""
+    write_text(path, (dump_line(r) for r in records))

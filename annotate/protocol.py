@@ -1,0 +1,95 @@
+"""The one door for annotators and judges: `async reply(request) -> Reply`.
+
+A backend turns a rendered request into text and says which of six things happened; it never returns scores, so that
+every backend, also `rules` and `replay`, goes through the one parser in `prompting.py`. A third party adds one by an
+entry point in the group `mmalign.annotators`:
+
+    [project.entry-points."mmalign.annotators"]
+    mine = "my_package:MyAnnotator"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from annotate.records import Completion, Prompt
+
+ENTRY_POINT_GROUP = "mmalign.annotators"
+
+
+class Outcome(Enum):
+    """What became of one request; the runner's whole policy is a function of this."""
+
+    OK = "ok"
+    RATE_MINUTE = "rate_minute"
+    """Too fast: pause, try again, no attempt is used up."""
+    QUOTA_DAY = "quota_day"
+    """Nothing more today: stop cleanly, say when to come back."""
+    TRANSIENT = "transient"
+    """Try again, a bounded number of times."""
+    ROW_FATAL = "row_fatal"
+    """This row will never work (blocked, refused): a Failure, go on."""
+    RUN_FATAL = "run_fatal"
+    """No row will work (bad key, no such model): stop before money is burnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A piece of a message: text, or the n-th image of the request."""
+
+    kind: Literal["text", "image"]
+    text: str = ""
+    image: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that is sent, and the records it was rendered from (local backends may read those instead)."""
+
+    messages: tuple[Message, ...]
+    images: tuple[bytes, ...] = ()
+    """File bytes, verbatim."""
+    schema: Mapping[str, Any] | None = None
+    """JSON schema of the wanted reply, reasoning before scores; None asks for free text."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str
+    """Hash of everything that decides the reply: backend, model, messages, image hashes, schema, decoding, pass."""
+    prompt: Prompt
+    completions: tuple[Completion, ...] = ()
+    """In the order shown; empty when the annotator answers the prompt itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    outcome: Outcome
+    text: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict)
+    """`input_tokens`, `output_tokens`, `thought_tokens`, where the service tells."""
+    model_version: str = ""
+    """The model id as the service returned it."""
+    retry_after: float | None = None
+    """Seconds, where the service says so."""
+    detail: str = ""
+    """For humans; never contains a key."""
+
+
+@runtime_checkable
+class Annotator(Protocol):
+    """A backend, made once per run as `Backend(model=..., **options)`.
+
+    `paid` says whether replies cost money: such a stage never runs as a side effect of another verb.
+    """
+
+    paid: bool
+    model: str
+
+    async def reply(self, request: Request) -> Reply: ...

@@ -1,0 +1,492 @@
+"""Everything that crosses from one stage to the next. Read this page first.
+
+A record is a frozen dataclass that is one line of JSON:
+
+    {"schema":"completion/1","id":"6f0c…","prompt_id":"91ab…","index":0,"text":"The 7 is red.", …}
+
+`from_json` is strict: an unknown field, a missing one, a wrong type (also `4.0` or `true` for an integer) is a
+`RecordError` that names the field. After it nobody checks again. Ids are hashes of content, so that the same prompt
+gets the same id on every machine, whatever the file it came from is called.
+
+    Prompt ─ sample ─> Completion ─ annotate ─> Annotated ─ pairs ─> PreferencePair, Example ─ train ─ evaluate ─> Item
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from annotate.errors import RecordError
+
+IMAGE_PLACEHOLDER = "<image>"
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN. What every hash is taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of(value: Any) -> str:
+    """Full sha256, in hex, of a JSON-able value."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()
+
+
+def content_id(value: Any) -> str:
+    """The 16 hex digits by which a record is known."""
+    return sha256_of(value)[:16]
+
+
+class Record:
+    """Base of all records: strict reading, plain writing."""
+
+    SCHEMA: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values, its schema first; nested records carry no schema of their own."""
+        return {"schema": self.SCHEMA, **_fields_to_json(self)}
+
+    @classmethod
+    def from_json(cls, row: Any) -> Self:
+        """Read one line. Raises `RecordError` naming the field at fault."""
+        if not isinstance(row, Mapping):
+            raise RecordError(f"{cls.SCHEMA}: expected a JSON object, got {type(row).__name__}")
+        found = row.get("schema")
+        if found != cls.SCHEMA:
+            raise RecordError(f"{cls.SCHEMA}: this line has schema {found!r}; is it the right file?")
+        return _read_record(cls, {k: v for k, v in row.items() if k != "schema"}, cls.SCHEMA)
+
+
+def _fields_to_json(record: Any) -> dict[str, Any]:
+    return {f.name: _to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+
+
+def _to_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _fields_to_json(value)
+    if isinstance(value, tuple | list):
+        return [_to_json(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _to_json(v) for k, v in value.items()}
+    return value.value if isinstance(value, Enum) else value
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _read_record(cls: type, row: Mapping[str, Any], where: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(row) - set(fields))
+    required = {
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(required - set(row))
+    if unknown or missing:
+        parts = [f"unknown field {n!r}" for n in unknown] + [f"missing field {n!r}" for n in missing]
+        raise RecordError(f"{where}: {', '.join(parts)}")
+    hints = _hints(cls)
+    return cls(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in row.items()})
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`, or a RecordError. JSON has no tuples and no dataclasses; nothing else is converted."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = (a for a in args if a is not type(None))
+        return _read(inner, value, where)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            raise RecordError(f"{where}: {value!r} is none of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        return _read_tuple(args, value, where)
+    if origin in (dict, Mapping, typing.Mapping):
+        if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+            raise RecordError(f"{where}: expected an object, got {type(value).__name__}")
+        return {k: _read(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise RecordError(f"{where}: expected an object, got {type(value).__name__}")
+        return _read_record(typing.cast(type, kind), value, where)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            raise RecordError(f"{where}: {value!r} is none of {', '.join(str(k.value) for k in kind)}") from None
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise RecordError(f"{where}: expected {kind.__name__}, got {type(value).__name__} ({value!r:.40})")
+    return value
+
+
+def _read_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise RecordError(f"{where}: expected a list, got {type(value).__name__}")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_read(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if len(args) != len(value):
+        raise RecordError(f"{where}: expected {len(args)} values, got {len(value)}")
+    return tuple(_read(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+
+
+# --------------------------------------------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image by what it shows: `sha256` of the file's bytes is its identity, `path` only where to find it."""
+
+    path: str
+    """Relative to the recipe's `prompts.image_root`, with forward slashes."""
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One message. `text` holds one `<image>` for each of `images`, in order, where the image is to stand."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = self.text.count(IMAGE_PLACEHOLDER)
+        if n != len(self.images):
+            raise RecordError(
+                f"{self.role} turn has {n} {IMAGE_PLACEHOLDER} placeholder(s) but {len(self.images)} image(s): "
+                f"write one {IMAGE_PLACEHOLDER} per image into the text"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Record):
+    """What a completion answers: turns that end with the user's. Build with `Prompt.of`, which computes the id."""
+
+    SCHEMA: ClassVar[str] = "prompt/1"
+    id: str
+    turns: tuple[Turn, ...]
+    source: str = ""
+    """Which collection the prompt comes from; funnels are counted per source."""
+    source_id: str = ""
+    """The user's own id."""
+    reference: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        roles = [t.role for t in self.turns if t.role != "system"]
+        expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(roles))]
+        if not roles or roles != expected or roles[-1] != "user":
+            raise RecordError(f"turns must alternate user, assistant, ..., user; got {', '.join(roles) or 'none'}")
+        if any(t.role == "system" for t in self.turns[1:]):
+            raise RecordError("a system turn may only come first")
+        if any(not t.text.replace(IMAGE_PLACEHOLDER, "").strip() for t in self.turns if t.role == "user"):
+            raise RecordError("a user turn has no text; write the question")
+        if self.id != self.id_of(self.turns):
+            raise RecordError(f"id {self.id} is not the hash of the turns ({self.id_of(self.turns)}); was it edited?")
+
+    @staticmethod
+    def id_of(turns: tuple[Turn, ...]) -> str:
+        """Hash over roles, texts and image hashes; never over paths, source or meta."""
+        return content_id([[t.role, t.text, [i.sha256 for i in t.images]] for t in turns])
+
+    @classmethod
+    def of(cls, turns: tuple[Turn, ...], **rest: Any) -> Prompt:
+        return cls(id=cls.id_of(turns), turns=turns, **rest)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in the order of their placeholders."""
+        return tuple(image for turn in self.turns for image in turn.images)
+
+
+# ------------------------------------------------------------------------------------------------ what is answered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion(Record):
+    """One answer to a prompt, sampled from a model or written by a teacher."""
+
+    SCHEMA: ClassVar[str] = "completion/1"
+    id: str
+    prompt_id: str
+    index: int
+    """Which of the n completions of this prompt, from 0."""
+    text: str
+    model: str
+    """Digest of weights + adapter, or the teacher's model id."""
+    decoding: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    n_tokens: int | None = None
+
+    @classmethod
+    def of(cls, *, prompt_id: str, model: str, index: int, text: str, **rest: Any) -> Completion:
+        made = content_id([prompt_id, model, index, text])
+        return cls(id=made, prompt_id=prompt_id, model=model, index=index, text=text, **rest)
+
+
+# --------------------------------------------------------------------------------------------------- how it is rated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The integers an attribute may take, ends included, and other names a reply may use for it."""
+
+    low: int
+    high: int
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rubric(Record):
+    """What is scored. The guide itself is the file whose `sha256` this is."""
+
+    SCHEMA: ClassVar[str] = "rubric/1"
+    name: str
+    sha256: str
+    attributes: dict[str, Scale]
+
+    def check(self, scores: Mapping[str, int], where: str = "scores") -> None:
+        """Raise `RecordError` unless every attribute has an integer within its scale, and nothing else is scored."""
+        if set(scores) != set(self.attributes):
+            raise RecordError(f"{where}: rubric {self.name} scores {sorted(self.attributes)}, got {sorted(scores)}")
+        for name, scale in self.attributes.items():
+            value = scores[name]
+            if type(value) is not int or not scale.low <= value <= scale.high:
+                raise RecordError(f"{where}.{name}: {value!r} is not an integer from {scale.low} to {scale.high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rating:
+    """The scores of one completion and the annotator's reasons for them."""
+
+    completion_id: str
+    scores: dict[str, int]
+    rationale: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation(Record):
+    """One call to an annotator. `ratings` covers exactly the completions of `shown_order`."""
+
+    SCHEMA: ClassVar[str] = "annotation/1"
+    id: str
+    prompt_id: str
+    mode: Literal["listwise", "pointwise", "pairwise"]
+    pass_index: int
+    shown_order: tuple[str, ...]
+    """Completion ids in the order in which the annotator saw them."""
+    ratings: tuple[Rating, ...]
+    preference: Literal["first", "second", "tie"] | None = None
+    reasoning: str = ""
+    backend: str
+    model: str
+    model_version: str = ""
+    rubric: str
+    rubric_sha256: str
+    request_sha256: str
+    usage: dict[str, int] = field(default_factory=dict)
+    cost_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        rated = [r.completion_id for r in self.ratings]
+        if len(set(self.shown_order)) != len(self.shown_order):
+            raise RecordError("annotation.shown_order: a completion is listed twice")
+        if self.mode == "pairwise":
+            if self.preference is None or len(self.shown_order) != 2:
+                raise RecordError("annotation: pairwise needs two completions and a preference")
+        elif self.preference is not None:
+            raise RecordError("annotation.preference: only a pairwise annotation has one")
+        elif sorted(rated) != sorted(self.shown_order):
+            raise RecordError(
+                f"annotation.ratings: {len(rated)} rating(s) for {len(self.shown_order)} completion(s); "
+                "each must be rated exactly once"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated(Record):
+    """A prompt with its completions and all annotations of them; what builders, doctor and agreement read."""
+
+    SCHEMA: ClassVar[str] = "annotated/1"
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    annotations: tuple[Annotation, ...]
+
+    def __post_init__(self) -> None:
+        ids = {c.id for c in self.completions}
+        if len(ids) != len(self.completions):
+            raise RecordError(f"annotated {self.prompt.id}: a completion is listed twice")
+        for c in self.completions:
+            if c.prompt_id != self.prompt.id:
+                raise RecordError(f"annotated {self.prompt.id}: completion {c.id} answers prompt {c.prompt_id}")
+        for a in self.annotations:
+            if a.prompt_id != self.prompt.id or not set(a.shown_order) <= ids:
+                raise RecordError(f"annotated {self.prompt.id}: annotation {a.id} rates something else")
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Completion id -> attribute -> mean over the annotations that rated it; unrated completions are absent."""
+        gathered: dict[str, dict[str, list[int]]] = {}
+        for annotation in self.annotations:
+            for rating in annotation.ratings:
+                for name, value in rating.scores.items():
+                    gathered.setdefault(rating.completion_id, {}).setdefault(name, []).append(value)
+        return {c: {n: sum(v) / len(v) for n, v in by.items()} for c, by in gathered.items()}
+
+
+# --------------------------------------------------------------------------------------------- what is trained upon
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePair(Record):
+    """Two completions of one prompt, the better first. The pairs of a prompt stand on adjacent lines."""
+
+    SCHEMA: ClassVar[str] = "preference_pair/1"
+    id: str
+    prompt: Prompt
+    chosen: Completion
+    rejected: Completion
+    margin: float
+    """Score of chosen minus score of rejected, in points of the summed attributes."""
+    rule: str
+    evidence: tuple[str, ...] = ()
+    """Ids of the annotations behind the scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(Record):
+    """One row of supervised fine-tuning: loss falls on `completion` alone."""
+
+    SCHEMA: ClassVar[str] = "example/1"
+    id: str
+    prompt: Prompt
+    completion: str
+    source: str
+    """Which builder made it: steerlm, rejection, teacher, instruct, ..."""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *, prompt: Prompt, completion: str, source: str, **rest: Any) -> Example:
+        made = content_id([prompt.id, completion, source])
+        return cls(id=made, prompt=prompt, completion=completion, source=source, **rest)
+
+
+# ------------------------------------------------------------------------------------------------ what is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item(Record):
+    """One benchmark question answered by one model, and what a scorer made of the recorded output."""
+
+    SCHEMA: ClassVar[str] = "item/1"
+    id: str
+    """The benchmark's own id of the question: models are joined on it."""
+    suite: str
+    model: str
+    """Row of the table: backbone, vlm, dpo, ..."""
+    model_sha256: str
+    decoding: dict[str, Any]
+    input_sha256: str
+    output: str
+    parser: str
+    value: dict[str, float] = field(default_factory=dict)
+    """Measure -> value, e.g. {"headline": 1.0, "exact": 1.0, "form": 1.0}; empty unless state is ok."""
+    state: Literal["ok", "unparsed", "judge_failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Record):
+    """One cell of a table, with its 95% interval."""
+
+    SCHEMA: ClassVar[str] = "metric/1"
+    suite: str
+    name: str
+    model: str
+    value: float | None
+    """None where too little could be scored to say."""
+    low: float | None
+    high: float | None
+    n: int
+    n_failed: int
+    judge: str = ""
+
+
+# ------------------------------------------------------------------------------------- what went wrong, and the receipt
+
+
+class Reason(Enum):
+    """Why a record is missing from a stage's output."""
+
+    INVALID_INPUT = "invalid_input"
+    IMAGE_MISSING = "image_missing"
+    IMAGE_UNREADABLE = "image_unreadable"
+    COMPLETIONS_MISSING = "completions_missing"
+    COMPLETION_EMPTY = "completion_empty"
+    NOT_RECORDED = "not_recorded"
+    """`replay` has no reply for this request."""
+    UNPARSABLE = "unparsable"
+    BLOCKED = "blocked"
+    """The service refused this row (safety, recitation, row-level 400)."""
+    CUT_OFF = "cut_off"
+    """The reply reached its token limit before it was complete."""
+    SERVICE = "service"
+    """Transient errors outlasted every attempt."""
+    OUT_OF_MEMORY = "out_of_memory"
+    TOO_LONG = "too_long"
+    UNRATED = "unrated"
+    NO_MARGIN = "no_margin"
+    """No two completions of the prompt differ by the wanted margin."""
+    TIED = "tied"
+    IDENTICAL = "identical"
+    FILTERED = "filtered"
+    """Left out by an option the user set (fraction, min_score, ...)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure(Record):
+    """A record that a stage could not produce: data, never a score and never a silent drop."""
+
+    SCHEMA: ClassVar[str] = "failure/1"
+    stage: str
+    record_id: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Record):
+    """The receipt of one finished stage: what went in, what came out, under which identity."""
+
+    SCHEMA: ClassVar[str] = "manifest/1"
+    stage: str
+    identity_sha256: str
+    identity: dict[str, Any]
+    """The options and input hashes the identity is taken of, so that a stale stage can say what changed."""
+    inputs: dict[str, str]
+    """Name -> sha256 of everything read."""
+    outputs: dict[str, str]
+    """File below the stage's folder -> sha256."""
+    units: int
+    failures: int
+    funnel: dict[str, int]
+    seeds: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = ""
+    cost_usd: float = 0.0
+    seconds: float = 0.0

@@ -1,0 +1,83 @@
+"""What a stage is to the runner: units planned from the whole input, executed in any order, compiled in plan order.
+
+    plan     `Work.units`       ordered keys, each a hash of everything that decides that unit's result
+    execute  `Work.execute`     does the missing ones; calls `done(key, line)` once per unit; may be killed anywhere
+    compile  `Work.compile`     from all lines, in plan order, the files of the stage; a pure function
+
+The runner owns files, journal, progress, resume and accounting. Because a key hashes everything that matters, a line in
+an old journal is good whenever its key is asked for again: nothing is done, or paid for, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from annotate.records import Record
+
+Line = Mapping[str, Any]
+Done = Callable[[str, Line], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest thing that is done whole: one request, one batch of prompts, one training run."""
+
+    key: str
+    payload: Any
+    """What `execute` needs; never written anywhere."""
+    records: int = 1
+    """How many records the unit stands for, for the progress bar."""
+
+
+class Progress(Protocol):
+    """Where a stage tells how far it is inside a unit (training steps) or what it costs."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """The stage's files and its account: `outputs + failures == units`, asserted by the runner.
+
+    `files` maps a name to what it holds: an iterable of records (`*.jsonl`), a JSON value (`*.json`), text, or the path
+    of a finished file or folder below the workspace, which is copied.
+    """
+
+    files: Mapping[str, Iterable[Record] | Mapping[str, Any] | str | Path]
+    units: int
+    outputs: int
+    failures: int
+    funnel: Mapping[str, int] = field(default_factory=dict)
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the missing units would take, before any is spent."""
+
+    calls: int = 0
+    cached: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = 0.0
+    """None: no price is known for this model."""
+    minutes: float = 0.0
+    paid: bool = False
+
+
+class Work(Protocol):
+    """One stage, ready to run."""
+
+    @property
+    def units(self) -> Sequence[Unit]: ...
+
+    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
+        """Do `pending`, in any order. `workspace` is a folder of the stage's own that survives a kill."""
+        ...
+
+    def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled: ...
+
+    def estimate(self, pending: Sequence[Unit]) -> Estimate: ...

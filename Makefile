@@ -1,0 +1,91 @@
+# One word per stage: `make annotate RECIPE=recipes/own_data.yaml` is `align annotate recipes/own_data.yaml`.
+# Every target sets up what it needs: a virtual environment in .venv with the pinned set of constraints.txt.
+
+PYTHON ?= python3
+RECIPE ?= recipes/demo.yaml
+VENV   ?= .venv
+SET    ?=
+PIP_ARGS ?=
+
+BIN    := $(VENV)/bin
+ALIGN  := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE) $(BIN)/align
+STAGES := language connect tune sample annotate teach pairs dpo steerlm rejection sft evaluate report
+
+export HF_HUB_OFFLINE ?= 0
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup setup-dev demo demo-base demo-seeds demo-data test test-slow check bench docs clean $(STAGES) \
+        run status estimate verify env
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@echo "stages:       $(STAGES)   (RECIPE=$(RECIPE), SET='key=value ...')"
+
+# --------------------------------------------------------------------------------------------------------- set-up
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("mmalign needs Python 3.11 or newer; say PYTHON=python3.11") \
+	  if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[train,report,demo]'
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[train,report,demo,dev]'
+	@touch $@
+
+setup: $(VENV)/.setup  ## virtual environment with everything the recipes need
+setup-dev: $(VENV)/.setup-dev  ## the same and what the tests need
+
+# ------------------------------------------------------------------------------------------------------- the demo
+
+demo: demo-data  ## from images and questions to the verdict table, on a CPU
+	$(ALIGN) run recipes/demo.yaml $(SET)
+
+demo-data: $(VENV)/.setup
+	@$(BIN)/python data/prepare_demo.py --out data/demo
+
+demo-base: demo-data  ## train the demo's base model from scratch (QUICK=1: minutes, a poorer one)
+	$(ALIGN) run recipes/demo_base.yaml $(if $(QUICK),name=demo-base-quick connect.steps=250 tune.steps=500 language.steps=400,) $(SET)
+
+demo-seeds: demo-data  ## three full seeds; writes the numbers of recipes/README.md
+	$(BIN)/python bench/demo_seeds.py
+
+# -------------------------------------------------------------------------------------------------- one per stage
+
+$(STAGES): $(VENV)/.setup $(if $(findstring recipes/demo,$(RECIPE)),demo-data)
+	$(ALIGN) $@ $(RECIPE) $(SET)
+
+run status estimate: $(VENV)/.setup
+	$(ALIGN) $@ $(RECIPE) $(SET)
+
+verify: $(VENV)/.setup
+	$(ALIGN) verify $(RUN)
+
+env: $(VENV)/.setup
+	$(ALIGN) env
+
+# ------------------------------------------------------------------------------------------------- for developers
+
+test: export HF_HUB_OFFLINE = 1
+test: export OMP_NUM_THREADS = 2
+test: $(VENV)/.setup-dev  ## the test suite (minutes)
+	$(BIN)/python -m pytest
+
+test-slow: export HF_HUB_OFFLINE = 1
+test-slow: export OMP_NUM_THREADS = 2
+test-slow: $(VENV)/.setup-dev  ## kills, wheels, browser
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.setup-dev  ## ruff, mypy strict, import-linter
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.setup-dev  ## every benchmark of bench/, its figures printed
+	for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:  ## caches and build outputs; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -1,7 +1,8 @@
 """The blocks of a recipe as frozen dataclasses: one per stage, read downwards in the order in which they run.
 
 Every field is either *identity* (a change makes the stage stale) or *operational* (rates, logging, batch size of a
-service call: a change re-does nothing). `help` is the sentence that `align STAGE --help` prints.
+service call, paths whose content is hashed instead: a change re-does nothing). `help` is the sentence that
+`align STAGE --help` prints.
 """
 
 from __future__ import annotations
@@ -11,9 +12,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-def option(default: Any, help: str, *, operational: bool = False) -> Any:
-    """A field with its help and whether it decides the result; mutable defaults are given as a factory."""
-    metadata = {"help": help, "operational": operational}
+def option(
+    default: Any,
+    help: str,
+    *,
+    operational: bool = False,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A field with its help, whether it decides the result, and the values that make sense.
+
+    `low` and `high` are allowed themselves, `above` is not; a tuple must not be empty. Mutable defaults are given as a
+    factory.
+    """
+    metadata = {"help": help, "operational": operational, "low": low, "above": above, "high": high}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -23,23 +36,23 @@ def option(default: Any, help: str, *, operational: bool = False) -> Any:
 class Prompts:
     """The images and questions to align on."""
 
-    file: str = option("", "JSONL of prompt records, or a LLaVA-format JSON list")
+    file: str = option("", "JSONL of prompt records, or a LLaVA-format JSON list", operational=True)
     image_root: str = option(".", "folder that image paths are relative to, and must not leave")
     format: Literal["auto", "records", "llava"] = option("auto", "how to read `file`")
     invalid: Literal["error", "skip"] = option("error", "skip: bad rows become failures instead of stopping the run")
-    limit: int | None = option(None, "take the first so many prompts")
-    max_image_pixels: int = option(50_000_000, "larger images are refused (decompression bombs)")
+    limit: int | None = option(None, "take the first so many prompts", low=1)
+    max_image_pixels: int = option(50_000_000, "larger images are refused (decompression bombs)", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """Completions of each prompt by the model (Multi-Modal Preference Alignment, section 3.1)."""
 
-    n: int = option(4, "completions per prompt")
-    temperature: float = option(0.7, "0 is greedy")
-    top_p: float = option(1.0, "nucleus; 1 is off")
-    max_new_tokens: int = option(1024, "limit of each completion")
-    batch_size: int = option(8, "prompts per batch; batches are fixed in the plan")
+    n: int = option(4, "completions per prompt", low=1)
+    temperature: float = option(0.7, "0 is greedy", low=0)
+    top_p: float = option(1.0, "nucleus; 1 is off", above=0, high=1)
+    max_new_tokens: int = option(1024, "limit of each completion", low=1)
+    batch_size: int = option(8, "prompts per batch; batches are fixed in the plan", low=1)
     engine: Literal["transformers"] = option("transformers", "who generates")
 
 
@@ -51,13 +64,13 @@ class Annotate:
     model: str = option("", "the annotator's model id")
     rubric: str = option("helpsteer", "a shipped rubric's name, or the path of a rubric file")
     mode: Literal["listwise", "pointwise", "pairwise"] = option("listwise", "what one call is shown")
-    passes: int = option(1, "calls per prompt, each with its own order of completions")
-    max_output_tokens: int = option(2048, "limit of one reply")
-    temperature: float = option(0.0, "of the annotator")
+    passes: int = option(1, "calls per prompt, each with its own order of completions", low=1)
+    max_output_tokens: int = option(2048, "limit of one reply", low=1)
+    temperature: float = option(0.0, "of the annotator", low=0)
     options: Mapping[str, Any] = option(dict, "passed to the backend, e.g. {file: replies.jsonl} for replay")
-    requests_per_minute: float | None = option(None, "pace", operational=True)
-    workers: int = option(8, "requests in flight at most", operational=True)
-    budget_usd: float | None = option(None, "stop before this is passed", operational=True)
+    requests_per_minute: float | None = option(None, "pace", operational=True, above=0)
+    workers: int = option(8, "requests in flight at most", operational=True, low=1)
+    budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +79,12 @@ class Teach:
 
     backend: str = option("rules", "a name from the entry points `mmalign.annotators`")
     model: str = option("", "the annotator's model id")
-    max_output_tokens: int = option(1024, "limit of one answer")
-    temperature: float = option(0.0, "of the annotator")
+    max_output_tokens: int = option(1024, "limit of one answer", low=1)
+    temperature: float = option(0.0, "of the annotator", low=0)
     options: Mapping[str, Any] = option(dict, "passed to the backend")
-    requests_per_minute: float | None = option(None, "pace", operational=True)
-    workers: int = option(8, "requests in flight at most", operational=True)
-    budget_usd: float | None = option(None, "stop before this is passed", operational=True)
+    requests_per_minute: float | None = option(None, "pace", operational=True, above=0)
+    workers: int = option(8, "requests in flight at most", operational=True, low=1)
+    budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +99,11 @@ class Pairs:
     rejected: Literal["random_below_margin", "worst", "all_below_margin"] = option(
         "random_below_margin", "which completion is rejected"
     )
-    min_margin: float = option(2.0, "score of chosen minus score of rejected, at least")
-    fraction: float = option(1.0, "seeded, nested subset of the prompts with pairs (data-scaling curve)")
-    flip: float = option(0.0, "share of pairs with chosen and rejected swapped (label-noise ablation)")
+    min_margin: float = option(2.0, "score of chosen minus score of rejected, at least", low=0)
+    fraction: float = option(
+        1.0, "seeded, nested subset of the prompts with pairs (data-scaling curve)", above=0, high=1
+    )
+    flip: float = option(0.0, "share of pairs with chosen and rejected swapped (label-noise ablation)", low=0, high=1)
     steerlm: Literal["all", "best"] = option("all", "which rated completions SteerLM trains on")
     steerlm_template: str = option(
         "\nPlease answer the question such that your response is in the following attributes in 5-point Likert "
@@ -102,21 +117,21 @@ class Pairs:
 class Lora:
     """Low-rank adapters, on the language model only unless `target` says otherwise."""
 
-    r: int = option(128, "rank")
-    alpha: int = option(256, "scale; alpha / r multiplies the update")
-    dropout: float = option(0.05, "on the adapter's input")
-    target: str = option(
-        r".*language_model.*\.(q|k|v|o|gate|up|down)_proj", "regular expression over module names"
-    )
+    r: int = option(128, "rank", low=1)
+    alpha: int = option(256, "scale; alpha / r multiplies the update", low=1)
+    dropout: float = option(0.05, "on the adapter's input", low=0, high=1)
+    target: str = option(r".*language_model.*\.(q|k|v|o|gate|up|down)_proj", "regular expression over module names")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """One LoRA training: `dpo`, `steerlm`, `rejection` and `sft` all have this shape."""
 
-    lora: Lora = option(Lora, "the adapter")
-    max_length: int | None = option(None, "tokens of a row, image tokens included; longer rows are refused, not cut")
-    checkpoint_every: int = option(50, "optimizer steps between checkpoints", operational=True)
+    lora: Lora = option(Lora, "the adapter")  # noqa: RUF009
+    max_length: int | None = option(
+        None, "tokens of a row, image tokens included; longer rows are refused, not cut", low=1
+    )
+    checkpoint_every: int = option(50, "optimizer steps between checkpoints", operational=True, low=1)
     trl: Mapping[str, Any] = option(dict, "options of TRL's trainer, checked against its own list")
 
 
@@ -136,12 +151,12 @@ class Evaluate:
     suites: tuple[str, ...] = option(
         ("text_instructions", "text_noisy_image", "open_visual", "pope", "choice"), "which benchmarks"
     )
-    folder: str = option("", "where the benchmark files lie, one <suite>.jsonl each")
-    limit: int | None = option(None, "first so many items of each suite")
-    max_new_tokens: int = option(256, "limit of each answer")
-    batch_size: int = option(32, "questions per batch; fixed in the plan")
-    judge: Judge | None = option(None, "adds a rubric score beside the objective one")
-    margin: float = option(0.02, "a difference smaller than this share of the scale counts as none")
+    folder: str = option("", "where the benchmark files lie, one <suite>.jsonl each", operational=True)
+    limit: int | None = option(None, "first so many items of each suite", low=1)
+    max_new_tokens: int = option(256, "limit of each answer", low=1)
+    batch_size: int = option(32, "questions per batch; fixed in the plan", low=1)
+    judge: Judge | None = option(None, "adds a rubric score beside the objective one")  # noqa: RUF009
+    margin: float = option(0.02, "a difference smaller than this share of the scale counts as none", low=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,4 +164,4 @@ class Report:
     """One page and one table."""
 
     title: str = option("", "heading; the recipe's name where empty")
-    cards: int = option(6, "sample cards shown")
+    cards: int = option(6, "sample cards shown", low=0)

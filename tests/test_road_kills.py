@@ -1,0 +1,102 @@
+"""The whole road under `kill -9`: 20 kills spread over all stages, and the final files are those of a quiet run.
+
+A small recipe with every stage (language, connect, tune, sample, annotate, teach, pairs, dpo, steerlm, rejection, sft,
+evaluate, report), run once undisturbed and once by a process that is killed again and again at random moments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = (
+    "language connect tune sample annotate teach pairs dpo steerlm rejection sft evaluate report".split()
+)
+# Not outputs: the journal holds times and attempts, the manifest seconds, `work` private checkpoints.
+PRIVATE = {"journal.jsonl", "manifest.json", "work"}
+
+pytestmark = pytest.mark.slow
+
+
+def command(recipe: Path, runs: Path) -> list[str]:
+    return [sys.executable, "-m", "align", "run", str(recipe), f"runs={runs}", "--json"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+def outputs(run: Path) -> dict[str, str]:
+    """Every compiled file of every stage with its hash."""
+    found = {}
+    for stage in STAGES:
+        for path in sorted((run / stage).rglob("*")):
+            inside = path.relative_to(run / stage)
+            if path.is_file() and inside.parts[0] not in PRIVATE and not path.name.startswith("."):
+                found[f"{stage}/{inside}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("road")
+    subprocess.run(
+        [sys.executable, str(ROOT / "data/prepare_demo.py"), "--out", str(folder / "demo"), "--small"], check=True
+    )
+    recipe = (ROOT / "tests/road.yaml").read_text().replace("DEMO", str(folder / "demo"))
+    (folder / "road.yaml").write_text(recipe)
+    return folder
+
+
+def run_until_killed(arguments: list[str], log: Path, after: float) -> int:
+    """Start the run, kill its whole process group `after` seconds later; its exit code (-9 when the kill came first)."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            arguments, cwd=ROOT, env=environment(), stdout=stream, stderr=stream, start_new_session=True
+        )
+        try:
+            return process.wait(timeout=after)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+
+
+def test_twenty_kills_leave_the_files_of_a_quiet_run(world: Path) -> None:
+    recipe = world / "road.yaml"
+    started = time.monotonic()
+    quiet = subprocess.run(command(recipe, world / "quiet"), cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert quiet.returncode == 0, quiet.stdout[-3000:] + quiet.stderr[-3000:]
+    whole = time.monotonic() - started
+
+    draw = random.Random(20)
+    kills, interrupted = 0, set()
+    log = world / "killed.log"
+    while kills < 20:
+        # Long enough to get past the imports now and then, short enough that most runs die in the middle of a stage.
+        code = run_until_killed(command(recipe, world / "killed"), log, draw.uniform(0.02, 0.35) * whole)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, log.read_text()[-3000:]
+        kills += 1
+        done = {s for s in STAGES if (world / "killed" / "road" / s / "manifest.json").exists()}
+        interrupted.add(next((s for s in STAGES if s not in done), "none"))
+    if code != 0:
+        last = subprocess.run(
+            command(recipe, world / "killed"), cwd=ROOT, env=environment(), capture_output=True, text=True
+        )
+        assert last.returncode == 0, last.stdout[-3000:] + last.stderr[-3000:]
+
+    assert outputs(world / "killed" / "road") == outputs(world / "quiet" / "road")
+    assert len(outputs(world / "quiet" / "road")) >= 25
+    print(json.dumps({"kills": kills, "stages interrupted": sorted(interrupted), "quiet run seconds": round(whole)}))
+    assert kills >= 10 and len(interrupted) >= 4

@@ -1,0 +1,58 @@
+"""Stage `language`: a Llama and its tokenizer from text dialogues alone. Conversation rows in, a model folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast, set_seed
+
+from align.models.template import render
+from align.models.tiny import build_language_model, build_tokenizer, save_small
+from align.train.base import Progress, answer_loss, by_length, encode, fit, pad, passes
+from align.train.rows import Conversation
+from align.train.settings_base import LanguageSettings
+
+
+def train_language(
+    rows: Sequence[Conversation],
+    settings: LanguageSettings,
+    seed: int,
+    workspace: Path,
+    out: Path,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train on `rows`, save to `out` (safetensors, tokenizer); killed runs go on from `workspace`."""
+    tokenizer = _tokenizer(rows, settings, workspace)
+    set_seed(seed)
+    model = build_language_model(settings, tokenizer)
+    data = [encode(row, tokenizer, image_tokens=0) for row in rows]
+    order = passes(len(data), settings.steps * settings.batch_size, seed)
+    log = fit(
+        model,
+        data,
+        by_length(order, [len(row["input_ids"]) for row in data], settings.batch_size, seed),
+        collate=lambda batch: pad(batch, model.config.pad_token_id),
+        loss=answer_loss,
+        settings=settings,
+        seed=seed,
+        workspace=workspace,
+        progress=progress,
+    )
+    save_small(model, out, tokenizer)
+    return log
+
+
+def _tokenizer(
+    rows: Sequence[Conversation], settings: LanguageSettings, workspace: Path
+) -> PreTrainedTokenizerFast:
+    """Learned once: a tokenizer that drifted between two runs would silently wreck the weights of the first."""
+    folder = workspace / "tokenizer"
+    if (folder / "complete").exists():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    texts = (render(row.turns[:-1], row.turns[-1].text) for row in rows)
+    tokenizer = build_tokenizer(texts, settings.vocabulary)
+    tokenizer.save_pretrained(folder)
+    (folder / "complete").touch()
+    return tokenizer

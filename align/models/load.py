@@ -1,0 +1,139 @@
+"""A folder in Hugging Face layout as a model that can be sampled, scored and trained.
+
+    vlm = load_vlm(Path("llava-1.5-7b-hf"), adapter=Path("runs/x/dpo/adapter"))
+    backbone = load_language_model(Path("vicuna-7b-v1.5"))
+
+Both give a `LoadedModel`, so that `align.sample.engine` need not care which it holds. Weights are read from safetensors
+only and code in the checkpoint is never run. float32 on a CPU, bfloat16 on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from align.models.digest import model_sha256
+from align.models.encode import Encoder
+from align.models.quiet import quiet
+from annotate.errors import UserError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode, and what turns records into its inputs."""
+
+    model: Any
+    tokenizer: Any
+    processor: Any | None
+    """None: a language model; it cannot be shown images."""
+    encoder: Encoder
+    digest: str
+
+    @property
+    def n_positions(self) -> int | None:
+        """The longest sequence the language model was built for, where its configuration says."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+
+def load_vlm(folder: Path, *, adapter: Path | None = None, device: Device = "auto") -> LoadedModel:
+    """A vision-language model, with the adapter merged into its weights where one is given."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    check_folder(folder)
+    with quiet():
+        try:
+            # PIL by name: which library resizes an image must not depend on what else is installed.
+            processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{folder}: its processor cannot be loaded ({_first_line(error)})") from error
+        if not hasattr(processor, "image_processor"):
+            raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
+        model = _load(AutoModelForImageTextToText, folder, device)
+        model = model if adapter is None else _merge(model, adapter)
+    tokenizer = _ready(processor.tokenizer)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        processor=processor,
+        encoder=Encoder(tokenizer, processor),
+        digest=model_sha256(folder, adapter),
+    )
+
+
+def load_language_model(folder: Path, *, device: Device = "auto") -> LoadedModel:
+    """A text-only language model: the backbone before visual tuning. It gets the same template as the VLM."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_folder(folder)
+    with quiet():
+        try:
+            tokenizer = _ready(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+        model = _load(AutoModelForCausalLM, folder, device)
+    return LoadedModel(
+        model=model, tokenizer=tokenizer, processor=None, encoder=Encoder(tokenizer), digest=model_sha256(folder)
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UserError` unless the folder looks like a checkpoint that can be loaded. Torch-free."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; is it a checkpoint in Hugging Face layout?")
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
+        remedy = "convert its pickled weights to safetensors" if pickled else "download the weights too"
+        raise UserError(f"{folder}: no *.safetensors; {remedy}")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        raise UserError(f"{folder}/config.json: not a JSON object") from None
+    if kind in ("llava_llama", "llava_mistral"):
+        raise UserError(f"{folder}: the original LLaVA layout; use the converted checkpoint (llava-hf/...)")
+
+
+def _load(auto_class: Any, folder: Path, device: Device) -> Any:
+    import torch
+
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    dtype = torch.bfloat16 if where == "cuda" else torch.float32
+    try:
+        model, report = auto_class.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        raise UserError(f"{folder}: {len(names)} weight(s) are not in the files, e.g. {names[0]}; is it complete?")
+    return model.to(where).eval()
+
+
+def _merge(model: Any, adapter: Path) -> Any:
+    """The model with the adapter added to its weights: as fast as the plain model, and the same class."""
+    from peft import PeftModel
+
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise UserError(f"{adapter}: no {name}; is it a finished adapter?")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"{adapter}: does not fit this model ({_first_line(error)})") from error
+
+
+def _ready(tokenizer: Any) -> Any:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,234 @@
+"""Answers from a model: seeded draws for sampling, greedy ones for evaluation, and likelihoods of given answers.
+
+    generate(loaded, [Ask(key="91ab…", turns=…, images=…)], n=4, decoding=Decoding(temperature=0.7), seed=0)
+      -> [[Draw(text="The 7 is red.", n_tokens=6, finish_reason="stop"), … 4], …]
+    score(loaded, asks, [["yes", "no"], …])  -> log-probability of each option as the whole answer
+
+Token t of completion k of a prompt is drawn from a generator of its own, seeded by (seed, key, k): what a prompt gets
+does not depend on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from align.models.encode import Encoded, join_images, left_pad, to_device
+from align.models.load import LoadedModel
+from annotate.errors import UserError
+from annotate.records import Turn
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A prompt as the engine needs it; `images` in the order of their placeholders."""
+
+    key: str
+    """Seeds the draws: a prompt's id."""
+    turns: tuple[Turn, ...]
+    images: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How the next token is chosen. Temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One answer, stripped of surrounding white space and of special tokens."""
+
+    text: str
+    n_tokens: int
+    """Without the end marker."""
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """The answers of one batch, n per ask."""
+
+    draws: list[list[Draw]]
+    halved: bool
+    """Memory ran out and the batch was done in parts: rounding, and so a text, may differ from another run's."""
+
+
+def generate(
+    loaded: LoadedModel, asks: Sequence[Ask], *, n: int = 1, decoding: Decoding, seed: int = 0
+) -> Generated:
+    """`n` answers to each ask, in the order of `asks`. Prompts with and without images are run apart."""
+    rows = [_Row(loaded.encoder.prompt(a.turns, a.images), tuple(_seed(seed, a.key, k) for k in range(n))) for a in asks]
+    draws: dict[int, list[Draw]] = {}
+    halved = False
+    for with_images in (True, False):
+        chosen = [i for i, row in enumerate(rows) if bool(row.prompt.images) == with_images]
+        if chosen:
+            answers, split = _decode(loaded, [rows[i] for i in chosen], decoding)
+            draws.update(zip(chosen, answers, strict=True))
+            halved = halved or split
+    return Generated(draws=[draws[i] for i in range(len(rows))], halved=halved)
+
+
+@dataclass(frozen=True)
+class _Row:
+    prompt: Encoded
+    seeds: tuple[int, ...]
+    """One per completion."""
+
+
+def _seed(seed: int, key: str, k: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{key}/{k}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> tuple[list[list[Draw]], bool]:
+    """All completions of all rows; on a GPU out of memory in two halves, down to one completion of one prompt."""
+    import torch
+
+    try:
+        return _decode_once(loaded, rows, decoding), False
+    except torch.OutOfMemoryError:
+        if len(rows) == 1 and len(rows[0].seeds) == 1:
+            raise
+    # Outside the handler: its traceback would keep the failed batch's tensors alive.
+    torch.cuda.empty_cache()
+    if len(rows) > 1:
+        middle = len(rows) // 2
+        first, second = (_decode(loaded, part, decoding)[0] for part in (rows[:middle], rows[middle:]))
+        return first + second, True
+    (row,) = rows
+    middle = len(row.seeds) // 2
+    halves = [_decode(loaded, [_Row(row.prompt, part)], decoding)[0] for part in (row.seeds[:middle], row.seeds[middle:])]
+    return [halves[0][0] + halves[1][0]], True
+
+
+def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> list[list[Draw]]:
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    n = len(rows[0].seeds)
+    batch = to_device(left_pad([r.prompt for r in rows], loaded.encoder.pad_id), loaded.model)
+    ends = loaded.encoder.end_ids(loaded.model)
+    sampled = decoding.temperature > 0
+    # Every option that could bend the distribution is named: the checkpoint's own defaults fill what is left out.
+    unbent = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0} if sampled else {}
+    config = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=sampled,
+        num_return_sequences=n if sampled else 1,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        pad_token_id=loaded.encoder.pad_id,
+        eos_token_id=ends,
+        **unbent,
+    )
+    processors: Any = LogitsProcessorList()
+    if sampled:
+        processors.append(SeededDraw([s for r in rows for s in r.seeds], decoding.temperature, decoding.top_p))
+    with torch.inference_mode():
+        out_BT = loaded.model.generate(**batch, generation_config=config, logits_processor=processors)
+    new_BT = out_BT[:, batch["input_ids"].shape[1] :].tolist()
+    draws = [_draw(ids, loaded.tokenizer, set(ends)) for ids in new_BT]
+    if not sampled:
+        return [[draw] * n for draw in draws]
+    return [draws[i * n : (i + 1) * n] for i in range(len(rows))]
+
+
+def _draw(ids: list[int], tokenizer: Any, ends: set[int]) -> Draw:
+    stop = next((i for i, token in enumerate(ids) if token in ends), None)
+    kept = ids if stop is None else ids[:stop]
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+    return Draw(text=text, n_tokens=len(kept), finish_reason="length" if stop is None else "stop")
+
+
+class SeededDraw:
+    """A logits processor that makes the draw itself: adding Gumbel noise and taking the largest is an exact sample
+    from softmax(logits / T) (Gumbel-max), and the noise can come from one generator per row.
+
+    Returns scores in which only the drawn token is possible, so that what samples from them has no choice left.
+    The noise is made on the CPU: the same on every device.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
+        import torch
+
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+        self.top_p = top_p
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        logits_BV = scores.float() / self.temperature
+        if self.top_p < 1:
+            logits_BV = nucleus(logits_BV, self.top_p)
+        noise_BV = torch.empty(logits_BV.shape, dtype=torch.float32)
+        for row, generator in zip(noise_BV, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        drawn_B = (logits_BV - noise_BV.log_().to(logits_BV.device)).argmax(dim=-1, keepdim=True)
+        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B, 0.0)
+
+
+def nucleus(logits_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Only the fewest most likely tokens whose probabilities reach `top_p` (arXiv:1904.09751); the rest is -inf."""
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True)
+    probability_BV = sorted_BV.softmax(dim=-1)
+    before_BV = probability_BV.cumsum(dim=-1) - probability_BV
+    outside_BV = (before_BV >= top_p).scatter(1, order_BV, before_BV >= top_p)
+    return logits_BV.masked_fill(outside_BV, float("-inf"))
+
+
+def score(loaded: LoadedModel, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:
+    """For each ask the log-probability of each of its options as the whole answer, end marker included."""
+    import torch
+
+    rows, after = [], []
+    for ask, texts in zip(asks, options, strict=True):
+        prompt = loaded.encoder.prompt(ask.turns, ask.images)
+        for text in texts:
+            ids = loaded.encoder.completion(ask.turns, text)
+            rows.append(prompt)
+            after.append(ids)
+    if not rows:
+        raise UserError("nothing to score: no options were given")
+    totals = [0.0] * len(rows)
+    for with_images in (True, False):
+        chosen = [i for i, row in enumerate(rows) if bool(row.images) == with_images]
+        if chosen:
+            with torch.inference_mode():
+                found = _log_probability(loaded, [rows[i] for i in chosen], [after[i] for i in chosen])
+            for i, value in zip(chosen, found, strict=True):
+                totals[i] = value
+    ends = iter(totals)
+    return [[next(ends) for _ in texts] for texts in options]
+
+
+def _log_probability(loaded: LoadedModel, prompts: Sequence[Encoded], after: Sequence[list[int]]) -> list[float]:
+    import torch
+
+    whole = [
+        Encoded(p.ids + ids, {name: v + [0] * len(ids) for name, v in p.alongside.items()})
+        for p, ids in zip(prompts, after, strict=True)
+    ]
+    batch = left_pad(whole, loaded.encoder.pad_id) | join_images(prompts)
+    if loaded.encoder.own_template:  # other families count positions in ways of their own
+        batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    longest = max(len(ids) for ids in after)
+    moved = to_device(batch, loaded.model)
+    logits_BTV = loaded.model(**moved, logits_to_keep=longest + 1, use_cache=False).logits.float()
+    logps_BTV = logits_BTV[:, :-1].log_softmax(dim=-1)
+    return [
+        logps_BTV[b, longest - len(ids) :].gather(1, torch.tensor(ids, device=logps_BTV.device)[:, None]).sum().item()
+        for b, ids in enumerate(after)
+    ]

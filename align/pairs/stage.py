@@ -1,0 +1,95 @@
+"""The stage `pairs`: from annotated prompts to the training sets of DPO, SteerLM and rejection sampling.
+
+It takes seconds, so it is one unit of work; its key hashes the annotations, the options and the seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from align.context import Context
+from align.pairs.build import Account, conditioning_json, sets_of, sorted_out
+from align.pairs.score import check_settings
+from align.settings import Annotate, Pairs
+from annotate.records import Annotated, Record, Rubric, canonical_json
+from annotate.rubric import load_rubric
+from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsWork:
+    """All training sets at once, in memory: they are as large as the annotations."""
+
+    rows: Sequence[Annotated]
+    prompts: Mapping[str, int]
+    """Prompts per source, before sampling and annotation."""
+    settings: Pairs
+    rubric: Rubric
+    seed: int
+    needs_pairs: bool
+    """Whether `dpo` follows: then no pair at all is an error, told before anything is written."""
+
+    @cached_property
+    def units(self) -> Sequence[Unit]:
+        digest = hashlib.sha256()
+        options = [dataclasses.asdict(self.settings), self.rubric.to_json(), self.seed, dict(self.prompts)]
+        for value in (options, self.needs_pairs, *(row.to_json() for row in self.rows)):
+            digest.update(canonical_json(value).encode("utf-8"))
+        return (Unit(key=digest.hexdigest(), payload=None, records=len(self.rows)),)
+
+    @cached_property
+    def _built(self) -> tuple[dict[str, list[Record]], Account]:
+        files: dict[str, list[Record]] = {"preference": [], "steerlm": [], "rejection": [], "failures": []}
+        account = Account(self.settings, prompts=self.prompts)
+        for row in self.rows:
+            made = sets_of(row, self.settings, seed=self.seed)
+            account.add(row, made)
+            for name, record in sorted_out(made):
+                files[name].append(record)
+        return files, account
+
+    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
+        for unit in pending:
+            _, account = self._built
+            if self.needs_pairs:
+                account.require_pairs()
+            done(unit.key, {"pairs": account.pairs})
+
+    def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
+        files, account = self._built
+        total = account.total()
+        return Compiled(
+            files={
+                **{f"{name}.jsonl": records for name, records in files.items()},
+                "conditioning.json": conditioning_json(self.rubric, self.settings),
+                "funnel.json": account.to_json(),
+            },
+            units=total["annotated"],
+            outputs=total["kept"],
+            failures=len(files["failures"]),
+            funnel={**total, "pairs": account.pairs},
+        )
+
+    def estimate(self, pending: Sequence[Unit]) -> Estimate:
+        return Estimate()
+
+
+def work(context: Context) -> PairsWork:
+    """What there is to do for a recipe; reads the finished stage `annotate`."""
+    recipe = context.recipe
+    settings, annotate = recipe.pairs or Pairs(), recipe.annotate or Annotate()
+    check_settings(settings)
+    return PairsWork(
+        rows=context.records("annotate", "annotated.jsonl", Annotated),
+        prompts=dict(sorted(Counter(prompt.source for prompt in context.prompts().prompts).items())),
+        settings=settings,
+        rubric=load_rubric(annotate.rubric)[0],
+        seed=recipe.seed,
+        needs_pairs=context.has("dpo"),
+    )

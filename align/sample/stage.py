@@ -151,8 +151,10 @@ class SampleWork:
                 return _failure(prompt, Reason.IMAGE_UNREADABLE, f"{image.path}: changed since it was checked")
         try:
             length = len(loaded.encoder.prompt(prompt.turns, self._paths(prompt)).ids)
-        except (UserError, OSError, ValueError) as error:
-            return _failure(prompt, Reason.IMAGE_UNREADABLE if prompt.images else Reason.INVALID_INPUT, str(error))
+        except UserError as error:
+            return _failure(prompt, Reason.INVALID_INPUT, str(error))
+        except (OSError, ValueError) as error:  # its text may hold the path of this machine: not for an output
+            return _failure(prompt, Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(error).__name__})")
         limit = loaded.n_positions
         if limit is not None and length + self._settings.max_new_tokens > limit:
             detail = f"{length} tokens and up to {self._settings.max_new_tokens} new ones; the model takes {limit}"
@@ -174,15 +176,17 @@ class SampleWork:
                 failures[failure.record_id] = failure
         order = [p.id for p in self._prompts.prompts]
         sampled = [c for prompt_id in order for c in completions.get(prompt_id, ())]
-        failed = [failures[prompt_id] for prompt_id in order if prompt_id in failures]
+        skipped = self._prompts.failures
+        failed = [*skipped, *(failures[prompt_id] for prompt_id in order if prompt_id in failures)]
         reasons = Counter(f.reason.value for f in failed)
         return Compiled(
             files={"completions.jsonl": sampled, "failures.jsonl": failed},
-            units=len(order),
+            units=len(order) + len(skipped),
             outputs=len(completions),
             failures=len(failed),
             funnel={
-                "prompts": len(order),
+                "prompts": len(order) + len(skipped),
+                **({"duplicates, kept once": self._prompts.duplicates} if self._prompts.duplicates else {}),
                 **{f"failed: {reason}": count for reason, count in sorted(reasons.items())},
                 "prompts sampled": len(completions),
                 "completions": len(sampled),

@@ -1,0 +1,141 @@
+"""A recipe: a flat YAML file with one block per stage, checked whole before anything runs.
+
+    name: demo
+    seed: 0
+    model: recipes/demo_base.yaml
+    prompts:  {file: data/demo/prompts.jsonl, image_root: data/demo/images}
+    sample:   {n: 4, temperature: 0.7, max_new_tokens: 40}
+    annotate: {backend: rules}
+
+`load_recipe` gives the frozen dataclasses of `settings.py`, or one `UserError` with every fault, each as
+`recipes/x.yaml:14  annotate.backend: no annotator 'opnai'; did you mean 'openai_chat'?`. Torch-free. A stage is part of
+a recipe when its block is there; paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align import recipe_checks
+from align.recipe_reader import Faults, read_block
+from align.settings import (
+    Annotate,
+    Evaluate,
+    Pairs,
+    Prompts,
+    Report,
+    Sample,
+    Teach,
+    Train,
+    option,
+)
+from align.train.settings_base import ConnectSettings, LanguageSettings, TuneSettings
+from align.yaml_lines import parse_value, read_yaml
+from annotate.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is to be done; blocks in the order in which their stages run, None where the recipe has no such block."""
+
+    path: Path = dataclasses.field(metadata={"derived": True})
+    name: str = option("", "the run's folder below `runs`; the file's name where left out")
+    seed: int = option(0, "of every draw", low=0, high=2**32 - 1)
+    model: str = option("", "the vision-language model: a folder, a hub name, or the recipe that trains it")
+    backbone: str = option("", "the language model before visual tuning, the verdict's yardstick; as `model`")
+    threads: int | None = option(None, "CPU threads of torch; outputs are byte-identical for one number", low=1)
+    runs: str = option("runs", "folder of all runs", operational=True)
+    prompts: Prompts | None = option(None, "the images and questions to align on")  # noqa: RUF009
+    language: LanguageSettings | None = option(None, "a language model from nothing")  # noqa: RUF009
+    connect: ConnectSettings | None = option(None, "vision tower and projector joined to it")  # noqa: RUF009
+    tune: TuneSettings | None = option(None, "visual instruction tuning")  # noqa: RUF009
+    sample: Sample | None = option(None, "completions of each prompt by the model")  # noqa: RUF009
+    annotate: Annotate | None = option(None, "scores for each completion")  # noqa: RUF009
+    teach: Teach | None = option(None, "the annotator answers the prompts itself")  # noqa: RUF009
+    pairs: Pairs | None = option(None, "from scores to training sets")  # noqa: RUF009
+    dpo: Train | None = option(None, "direct preference optimization")  # noqa: RUF009
+    steerlm: Train | None = option(None, "SteerLM: fine-tuning conditioned on the scores")  # noqa: RUF009
+    rejection: Train | None = option(None, "fine-tuning on the best completion of each prompt")  # noqa: RUF009
+    sft: Train | None = option(None, "fine-tuning on the annotator's own answers")  # noqa: RUF009
+    evaluate: Evaluate | None = option(None, "benchmarks for every model")  # noqa: RUF009
+    report: Report | None = option(None, "one page and one table")  # noqa: RUF009
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's stages lie."""
+        return Path(self.runs) / self.name
+
+    def block(self, stage: str) -> Any:
+        """The settings of a stage, None where the recipe does not have it."""
+        return getattr(self, stage)
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe, with `key=value` overrides on top. Raises `UserError` with every fault."""
+    path = Path(path)
+    document = read_yaml(path)
+    faults = Faults(str(path), document.lines)
+    for line, key, what in document.faults:
+        faults.add_at(line, key, what)
+    values = document.values
+    if not values:
+        raise UserError(*(faults.texts or [f"{path}: is empty"]))
+    for override in overrides:
+        _override(values, override, faults)
+    values = {k: v for k, v in values.items() if not (v is None and faults.is_override(k))}
+    blocks = read_block(Recipe, values, "", faults)
+    blocks["path"] = path
+    blocks.setdefault("name", path.stem)
+    recipe = Recipe(**blocks)
+    recipe_checks.check(recipe, faults)
+    if faults.texts:
+        raise UserError(*faults.texts)
+    return recipe
+
+
+def _override(values: dict[str, Any], override: str, faults: Faults) -> None:
+    """Put `dpo.trl.beta=0.2` into the values, as if it stood in the file."""
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    faults.mark_override(key)
+    if not equals or not all(parts):
+        faults.add(key, f"write key=value, e.g. sample.n=2; got {override!r}")
+        return
+    try:
+        value = parse_value(text)
+    except ValueError as error:
+        faults.add(key, str(error))
+        return
+    here = values
+    for depth, part in enumerate(parts[:-1]):
+        inner = here.get(part)
+        if inner is None and depth == 0:
+            faults.add(key, f"the recipe has no block `{part}`; add `{part}: {{...}}` to the file")
+            return
+        # Copied, because two blocks may be one in the file (an alias).
+        here[part] = dict(inner) if isinstance(inner, dict) else {}
+        here = here[part]
+    here[parts[-1]] = value
+
+
+def identity_options(block: Any, prefix: str) -> dict[str, Any]:
+    """Dotted key -> value of every option of a block that decides its stage's result."""
+    found: dict[str, Any] = {}
+    for spec in dataclasses.fields(block):
+        if not spec.metadata.get("operational"):
+            found.update(_flat(getattr(block, spec.name), f"{prefix}.{spec.name}"))
+    return found
+
+
+def _flat(value: Any, key: str) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        return identity_options(value, key)
+    if isinstance(value, Mapping) and value:
+        return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{key}.{name}").items()}
+    if isinstance(value, tuple | list):
+        return {key: [dict(v) if isinstance(v, Mapping) else v for v in value]}
+    return {key: dict(value) if isinstance(value, Mapping) else value}

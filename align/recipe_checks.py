@@ -1,0 +1,137 @@
+"""What a recipe must be beyond types and ranges: blocks that need each other, names that must exist, TRL's options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from align.evaluate.suites import SUITES
+from align.recipe_reader import Faults, did_you_mean
+from align.stages import STAGES
+from align.train import trl_fields
+from annotate.errors import UserError
+from annotate.protocol import ENTRY_POINT_GROUP
+from annotate.rubric import load_rubric
+
+if TYPE_CHECKING:
+    from align.recipe import Recipe
+
+_KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "dict": "{key: value}",
+    "null": "null",
+}
+
+
+def check(recipe: Recipe, faults: Faults) -> None:
+    """Add to `faults` whatever makes no sense in the recipe as a whole."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe.name):
+        faults.add("name", f"{recipe.name!r} names a folder: letters, digits, dot, dash and underscore only")
+    _blocks(recipe, faults)
+    _models(recipe, faults)
+    _annotators(recipe, faults)
+    _pairs(recipe, faults)
+    if recipe.evaluate:
+        _distinct("evaluate.suites", recipe.evaluate.suites, faults)
+        known = ", ".join(SUITES)
+        for name in recipe.evaluate.suites:
+            if name not in SUITES:
+                faults.add("evaluate.suites", f"no suite {name!r}{did_you_mean(name, SUITES)}  Known: {known}")
+    for stage in ("dpo", "steerlm", "rejection", "sft"):
+        if recipe.block(stage) is not None:
+            _training(stage, recipe.block(stage), faults)
+
+
+def _blocks(recipe: Recipe, faults: Faults) -> None:
+    present = {s.name for s in STAGES.values() if recipe.block(s.name) is not None}
+    if not present:
+        faults.add("", f"has no stage; add a block, e.g. `sample: {{}}`. Stages: {', '.join(STAGES)}")
+    for name in present:
+        for needed in dict.fromkeys(source.split("/")[0] for source in STAGES[name].requires):
+            if needed not in present:
+                faults.add(name, f"works on what `{needed}` leaves; add `{needed}: {{}}` to the recipe")
+    wanting = any(STAGES[name].uses_prompts for name in present)
+    if wanting and (recipe.prompts is None or not recipe.prompts.file) and not faults.has("prompts.file"):
+        faults.add("prompts", "this recipe needs prompts; add `prompts: {file: ..., image_root: ...}`")
+
+
+def _models(recipe: Recipe, faults: Faults) -> None:
+    if recipe.tune and recipe.model:
+        faults.add("model", "the `tune` block trains the model; delete one of them")
+    if recipe.language and recipe.backbone:
+        faults.add("backbone", "the `language` block trains the backbone; delete one of them")
+    needed = [s.name for s in STAGES.values() if s.uses_model and recipe.block(s.name) is not None]
+    if needed and not recipe.model and not recipe.tune and not faults.has("model"):
+        faults.add("model", f"{needed[0]} needs a model; write a folder, a hub name or the recipe that trains it")
+
+
+def _annotators(recipe: Recipe, faults: Faults) -> None:
+    judge = recipe.evaluate.judge if recipe.evaluate else None
+    named = {"annotate": recipe.annotate, "teach": recipe.teach, "evaluate.judge": judge}
+    used = {key: block for key, block in named.items() if block is not None}
+    if not used:
+        return
+    installed = sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+    for key, block in used.items():
+        if block.backend not in installed:
+            hint = did_you_mean(block.backend, installed)
+            shown = ", ".join(installed) or "none (is mmalign installed? pip install -e .)"
+            faults.add(f"{key}.backend", f"no annotator {block.backend!r}{hint}  Installed: {shown}")
+
+
+def _pairs(recipe: Recipe, faults: Faults) -> None:
+    attributes: list[str] = []
+    if recipe.annotate:
+        try:
+            attributes = list(load_rubric(recipe.annotate.rubric)[0].attributes)
+        except UserError as error:
+            for text in error.faults:
+                faults.add("annotate.rubric", text)
+    if recipe.pairs is None:
+        return
+    _distinct("pairs.score", recipe.pairs.score, faults)
+    if "{attributes}" not in recipe.pairs.steerlm_template:
+        faults.add("pairs.steerlm_template", "must hold {attributes}, which becomes Helpfulness:4,...")
+    for name in recipe.pairs.score if attributes else ():
+        if name not in attributes:
+            hint = f"{did_you_mean(name, attributes)}  It scores: {', '.join(attributes)}"
+            faults.add("pairs.score", f"the rubric does not score {name!r}{hint}")
+
+
+def _distinct(key: str, values: Iterable[str], faults: Faults) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            faults.add(key, f"{value!r} stands twice")
+        seen.add(value)
+
+
+def _training(stage: str, block: Any, faults: Faults) -> None:
+    try:
+        re.compile(block.lora.target)
+    except re.error as error:
+        faults.add(f"{stage}.lora.target", f"not a regular expression ({error})")
+    known = trl_fields.fields("dpo" if stage == "dpo" else "sft")
+    for name, value in block.trl.items():
+        key = f"{stage}.trl.{name}"
+        if name in trl_fields.OWNED:
+            faults.add(key, f"is not for the recipe: {trl_fields.OWNED[name]}")
+        elif name not in known:
+            faults.add(key, f"TRL has no such option{did_you_mean(name, known)}")
+        elif not _is_a(value, known[name]):
+            wanted = " or ".join(_KINDS[kind] for kind in known[name])
+            faults.add(key, f"expected {wanted}, got {type(value).__name__} {value!r:.60}")
+        elif name in trl_fields.POSITIVE and value <= 0:
+            faults.add(key, f"{value} is impossible; it must be above 0")
+
+
+def _is_a(value: Any, kinds: Iterable[str]) -> bool:
+    if isinstance(value, int) and not isinstance(value, bool) and "float" in kinds:
+        return True
+    return {"NoneType": "null"}.get(type(value).__name__, type(value).__name__) in kinds

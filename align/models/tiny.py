@@ -135,7 +135,9 @@ def save_small(model: Any, folder: Path, saver: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(folder)
     model.float()
-    model.config.dtype = torch.float32
+    for config in (model.config, model.config.get_text_config()):
+        config.dtype = torch.float32
+        config.use_cache = True  # training switched it off
     model.config.save_pretrained(folder)
     saver.save_pretrained(folder)
 

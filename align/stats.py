@@ -242,7 +242,7 @@ def _percent(value: float | None) -> str:
 
 
 def _share(gain: Difference, remaining: Difference, loss: Difference) -> tuple[float, float | None, float | None]:
-    """The gain as a share of the loss, with Fieller's interval (Fieller 1954); no bounds where the loss is too uncertain for any.
+    """The gain as a share of the loss, with Fieller's interval (Fieller 1954), or no bounds if the loss may be 0.
 
     The three differences are of one set of questions, aligned - backbone = (aligned - vlm) + (vlm - backbone), so that
     their three variances tell the covariance that Fieller's theorem asks for.

@@ -10,10 +10,20 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from annotate.records import sha256_of
+from align.models.template import render
+from annotate.records import Turn, sha256_of
 
 DECIDING = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 """Everything else in the folder (READMEs, logs) says nothing about the outputs."""
+
+_PROBE = (
+    Turn(role="system", text="s"),
+    Turn(role="user", text="q"),
+    Turn(role="assistant", text="a"),
+    Turn(role="user", text="q"),
+)
+TEMPLATE_SHA256 = sha256_of(render(_PROBE, "a"))
+"""Changes with the bytes of the template, and so makes everything stale that was sampled or trained with them."""
 
 
 def model_sha256(folder: Path, adapter: Path | None = None) -> str:

@@ -118,7 +118,8 @@ class Encoder:
 
     def completion(self, turns: Sequence[Turn], completion: str) -> list[int]:
         """The ids after the prompt's: tokenised in context, since some tokenizers write a first word differently
-        when it stands alone (Llama's adds a space). Raises `UserError` where the two cannot be told apart."""
+        when it stands alone (Llama's adds a space). Raises `UserError` where the two cannot be told apart.
+        """
         if IMAGE_PLACEHOLDER in completion:
             raise UserError(f"the completion contains {IMAGE_PLACEHOLDER}, which would be read as an image")
         before, after = self.render(turns, completion)

@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 def plan_batches(items: Sequence[T], size: int, turns: Callable[[T], Sequence[Turn]]) -> list[list[T]]:
     """Batches of at most `size`: prompts with the same number of images together, and of like length, so that little
-    is padded. Ties keep the order of `items`."""
+    is padded. Ties keep the order of `items`.
+    """
     by_length = sorted(items, key=lambda item: (_n_images(turns(item)), len(render_prompt(turns(item)))))
     batches: list[list[T]] = []
     for item in by_length:

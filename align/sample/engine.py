@@ -63,11 +63,11 @@ class Generated:
     """Memory ran out and the batch was done in parts: rounding, and so a text, may differ from another run's."""
 
 
-def generate(
-    loaded: LoadedModel, asks: Sequence[Ask], *, n: int = 1, decoding: Decoding, seed: int = 0
-) -> Generated:
+def generate(loaded: LoadedModel, asks: Sequence[Ask], *, n: int = 1, decoding: Decoding, seed: int = 0) -> Generated:
     """`n` answers to each ask, in the order of `asks`. Prompts with and without images are run apart."""
-    rows = [_Row(loaded.encoder.prompt(a.turns, a.images), tuple(_seed(seed, a.key, k) for k in range(n))) for a in asks]
+    rows = [
+        _Row(loaded.encoder.prompt(a.turns, a.images), tuple(_seed(seed, a.key, k) for k in range(n))) for a in asks
+    ]
     draws: dict[int, list[Draw]] = {}
     halved = False
     for with_images in (True, False):
@@ -108,7 +108,9 @@ def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> tu
         return first + second, True
     (row,) = rows
     middle = len(row.seeds) // 2
-    halves = [_decode(loaded, [_Row(row.prompt, part)], decoding)[0] for part in (row.seeds[:middle], row.seeds[middle:])]
+    halves = [
+        _decode(loaded, [_Row(row.prompt, part)], decoding)[0] for part in (row.seeds[:middle], row.seeds[middle:])
+    ]
     return [halves[0][0] + halves[1][0]], True
 
 

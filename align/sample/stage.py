@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.context import Context, PromptSet
-from align.models.template import render
+from align.models.digest import TEMPLATE_SHA256
 from align.sample.batches import plan_batches
 from align.settings import Sample
 from annotate.errors import UserError
-from annotate.records import Completion, Failure, Prompt, Reason, Turn, sha256_of
+from annotate.records import Completion, Failure, Prompt, Reason, sha256_of
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
 if TYPE_CHECKING:
@@ -27,23 +27,10 @@ if TYPE_CHECKING:
 
 STAGE = "sample"
 
-TEMPLATE_SHA256 = sha256_of(
-    render(
-        (
-            Turn(role="system", text="s"),
-            Turn(role="user", text="q"),
-            Turn(role="assistant", text="a"),
-            Turn(role="user", text="q"),
-        ),
-        "a",
-    )
-)
-"""Changes with the template's bytes, and so makes earlier samples stale."""
-
 
 def work(context: Context) -> SampleWork:
     return SampleWork(
-        settings=context.recipe.sample,
+        settings=context.recipe.sample or Sample(),
         seed=context.recipe.seed,
         prompts=context.prompts(),
         model=context.model,
@@ -54,9 +41,7 @@ def work(context: Context) -> SampleWork:
 class SampleWork:
     """The plan, and how to carry it out. Light until `execute`: no torch."""
 
-    def __init__(
-        self, *, settings: Sample, seed: int, prompts: PromptSet, model: Path, model_sha256: str
-    ) -> None:
+    def __init__(self, *, settings: Sample, seed: int, prompts: PromptSet, model: Path, model_sha256: str) -> None:
         self._settings = settings
         self._seed = seed
         self._prompts = prompts
@@ -109,9 +94,7 @@ class SampleWork:
         good = [p for p in batch if p.id not in failures]
         asks = [Ask(key=p.id, turns=p.turns, images=self._paths(p)) for p in good]
         try:
-            made = generate(
-                loaded, asks, n=self._settings.n, decoding=Decoding(**self._decoding()), seed=self._seed
-            )
+            made = generate(loaded, asks, n=self._settings.n, decoding=Decoding(**self._decoding()), seed=self._seed)
         except torch.OutOfMemoryError as error:
             failures |= {p.id: _failure(p, Reason.OUT_OF_MEMORY, str(error).splitlines()[0]) for p in good}
             return {"completions": [], "failures": [f.to_json() for f in failures.values()], "halved": True}

@@ -1,0 +1,209 @@
+"""One LoRA training with TRL, resumable at the optimizer step: what `dpo`, `steerlm`, `rejection` and `sft` share.
+
+    train_lora(method="dpo", rows=rows, model=folder, settings=recipe.dpo, seed=0, folder=workspace, ...)
+      -> Trained(log=[{"step": 1, "loss": 0.6931, …}, …], failures=[…], adapter=folder/adapter)
+
+Killed at any moment and called again with the same arguments, it ends with the same bytes: on one machine, with one torch
+build and number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from align.models.load import LoadedModel, load_vlm
+from align.models.quiet import quiet
+from align.settings import Lora, Train
+from align.train.lora_rows import TrainRow, as_dataset, check_rows, collate_examples, collate_preferences
+from align.train.trl_fields import OWNED
+from annotate.errors import UserError
+from annotate.records import Failure
+from annotate.stage import Progress
+
+Method = Literal["dpo", "sft"]
+
+OURS = {
+    "logging_steps": "every step is logged",
+    "logging_strategy": "every step is logged",
+    "logging_nan_inf_filter": "a loss that is not a number ends the training",
+    "save_only_model": "a checkpoint must be resumable",
+    "load_best_model_at_end": "the last step is the result",
+    "report_to": "the log is in log.jsonl",
+    "disable_tqdm": "mmalign shows the progress",
+    "precompute_ref_log_probs": "TRL does not do it for images",
+    "sync_ref_model": "the reference is the model before training",
+    "packing": "TRL does not do it for images",
+    "padding_free": "TRL does not do it for images",
+    "model_init_kwargs": "the model is loaded by mmalign",
+    "trust_remote_code": "code in a checkpoint is never run",
+    "assistant_only_loss": "the loss always falls on the completion alone",
+    "completion_only_loss": "the loss always falls on the completion alone",
+    "chat_template_path": "the template is mmalign's",
+    "eos_token": "the template is mmalign's",
+}
+"""Options of TRL that are no recipe's business, beside those of `trl_fields.OWNED`, and why."""
+
+LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "entropy", "mean_token_accuracy", "rewards/", "logps/")
+"""Beginnings of the measures that go into log.jsonl: no times, no counters that start anew after a resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    log: list[dict[str, float]]
+    """One line per optimizer step."""
+    failures: list[Failure]
+    n_rows: int
+    """Rows trained on."""
+    adapter: Path
+
+
+def train_lora(
+    *,
+    method: Method,
+    stage: str,
+    rows: Sequence[TrainRow],
+    model: Path,
+    settings: Train,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> Trained:
+    """Train an adapter of `model` on `rows` and leave it in `folder/adapter`. Goes on from the last checkpoint."""
+    check_options(settings, stage)
+    loaded = load_vlm(model)
+    limit = settings.max_length or loaded.n_positions
+    good, failures = check_rows(rows, loaded.encoder, limit=limit, stage=stage)
+    if not good:
+        reasons = ", ".join(sorted({f.reason.value for f in failures})) or "none were built"
+        raise UserError(f"{stage}: no row to train on ({reasons})")
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        from align.train.trainers import last_whole_checkpoint
+
+        checkpoint = last_whole_checkpoint(folder)
+        trainer = _build_trainer(method, loaded, good, settings, seed, folder, progress)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        adapter = _save_adapter(trainer.model, folder)
+    return Trained(log=_log(trainer.state.log_history), failures=failures, n_rows=len(good), adapter=adapter)
+
+
+def check_options(settings: Train, stage: str) -> None:
+    """Raise `UserError` for options that would break resuming or the bytes of a row. Torch-free."""
+    closed = OURS | OWNED
+    faults = [f"{stage}.trl.{name}: cannot be set; {closed[name]}" for name in sorted(set(settings.trl) & set(closed))]
+    if faults:
+        raise UserError(*faults)
+
+
+def _build_trainer(
+    method: Method,
+    loaded: LoadedModel,
+    rows: Sequence[TrainRow],
+    settings: Train,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> Any:
+    import torch
+    from transformers import PrinterCallback, set_seed
+
+    from align.train import trainers
+
+    collators = {"dpo": collate_preferences, "sft": collate_examples}
+    classes = {"dpo": trainers.PreferenceTrainer, "sft": trainers.ExampleTrainer}
+    args = _training_arguments(method, settings, seed, folder, on_gpu=torch.cuda.is_available())
+    set_seed(args.seed)  # before the adapter is made: TRL makes it before it seeds
+    try:
+        trainer = classes[method](
+            model=loaded.model,
+            args=args,
+            train_dataset=as_dataset(rows),
+            data_collator=collators[method](rows, loaded.encoder),
+            processing_class=loaded.processor,
+            peft_config=_lora_config(settings.lora),
+        )
+    except ValueError as error:
+        raise UserError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
+    _check_placement(trainer.model, settings.lora)
+    trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model())
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(trainers.Watch(progress, check_dpo_start=method == "dpo"))
+    return trainer
+
+
+def _training_arguments(method: Method, settings: Train, seed: int, folder: Path, *, on_gpu: bool) -> Any:
+    """TRL's configuration: its own defaults, ours for the machine at hand, then the recipe's, then what must be."""
+    from trl import DPOConfig, SFTConfig
+
+    machine: dict[str, Any] = {"seed": seed, "bf16": on_gpu, "gradient_checkpointing": on_gpu}
+    if not on_gpu:
+        machine |= {"use_cpu": True, "dataloader_pin_memory": False}
+    fixed: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_length": None,  # rows that are too long were refused before; none is cut
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_every,
+        "save_total_limit": 2,  # the last one may be half-written when the machine stops
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
+    config_class = {"dpo": DPOConfig, "sft": SFTConfig}[method]
+    try:
+        return config_class(**{**machine, **settings.trl, **fixed})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"trl options are not accepted by {config_class.__name__}: {error}") from error
+
+
+def _lora_config(lora: Lora) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _check_placement(model: Any, lora: Lora) -> None:
+    """The adapter is on the language model and nowhere else, unless the recipe's `target` asks for more."""
+    from align.train.trainers import trained_parts
+
+    inside, outside = trained_parts(model)
+    if outside and lora.target == Lora().target:
+        raise RuntimeError(f"{len(outside)} trained tensor(s) outside the language model, e.g. {outside[0]}")
+    if not inside and not outside:
+        raise UserError(f"lora.target {lora.target!r} matches no module of this model")
+
+
+def _save_adapter(model: Any, folder: Path) -> Path:
+    """The adapter as PEFT reads it, without anything that says where or when it was made."""
+    temporary, final = folder / "adapter.tmp", folder / "adapter"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False)
+    (temporary / "README.md").unlink(missing_ok=True)
+    path = temporary / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None  # a path of this machine; the card names the base by digest
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    return final
+
+
+def _log(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    return [
+        {"step": entry["step"], **{name: v for name, v in sorted(entry.items()) if name.startswith(LOGGED)}}
+        for entry in history
+        if "loss" in entry
+    ]

@@ -1,0 +1,142 @@
+"""The stages `dpo`, `steerlm`, `rejection` and `sft` as the runner sees them: one unit, one training, one adapter.
+
+Out: `adapter/` (PEFT, safetensors), `log.jsonl` with one line per optimizer step,
+
+    {"step": 1, "learning_rate": 0.0003, "loss": 0.6931471824645996, "rewards/margins": 0.0, …}
+
+`failures.jsonl` with the rows that could not be trained on, and `card.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from align.context import Context
+from align.models.digest import TEMPLATE_SHA256, file_sha256
+from align.settings import Train
+from align.train.card import adapter_card
+from align.train.lora_rows import TrainRow, rows_sha256
+from align.train.lora_run import Method, check_options, train_lora
+from annotate.errors import UserError
+from annotate.jsonl import dump_line
+from annotate.records import Failure, sha256_of
+from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class LoraWork:
+    """One training. Light until `execute`: no torch."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        stage: str,
+        method: Method,
+        rows: Sequence[TrainRow],
+        beside: Mapping[str, str] | None = None,
+    ) -> None:
+        """`beside`: small text files that go with the adapter."""
+        settings: Train = context.recipe.block(stage) or Train()
+        check_options(settings, stage)
+        self._stage = stage
+        self._method: Method = method
+        self._rows = rows
+        self._beside = dict(beside or {})
+        self._settings = settings
+        self._seed = context.recipe.seed
+        self._model = context.model
+        self._model_sha256 = context.model_sha256
+
+    @cached_property
+    def units(self) -> Sequence[Unit]:
+        s = self._settings
+        key = sha256_of(
+            {
+                "stage": self._stage,
+                "model": self._model_sha256,
+                "rows": rows_sha256(self._rows),
+                "lora": dataclasses.asdict(s.lora),
+                "max_length": s.max_length,
+                "trl": dict(s.trl),
+                "seed": self._seed,
+                "template": TEMPLATE_SHA256,
+            }
+        )
+        return (Unit(key=key, payload=None, records=len(self._rows)),)
+
+    def estimate(self, pending: Sequence[Unit]) -> Estimate:
+        return Estimate()
+
+    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
+        for unit in pending:
+            folder = workspace / unit.key[:16]
+            made = train_lora(
+                method=self._method,
+                stage=self._stage,
+                rows=self._rows,
+                model=self._model,
+                settings=self._settings,
+                seed=self._seed,
+                folder=folder,
+                progress=progress,
+            )
+            line = {
+                "log": made.log,
+                "failures": [f.to_json() for f in made.failures],
+                "weights_sha256": file_sha256(made.adapter / WEIGHTS),
+            }
+            done(unit.key, line)
+            from align.train.trainers import remove_checkpoints
+
+            remove_checkpoints(folder)
+
+    def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
+        (unit,) = self.units
+        line = lines[unit.key]
+        adapter = workspace / unit.key[:16] / "adapter"
+        if not (adapter / WEIGHTS).is_file() or file_sha256(adapter / WEIGHTS) != line["weights_sha256"]:
+            raise UserError(
+                f"{adapter}: is not the adapter that was trained; remove the folder "
+                f"of stage {self._stage} and run it again"
+            )
+        failures = [Failure.from_json(row) for row in line["failures"]]
+        reasons = Counter(f.reason.value for f in failures)
+        trained = len(self._rows) - len(failures)
+        return Compiled(
+            files={
+                "adapter": adapter,
+                "log.jsonl": "".join(dump_line(entry) for entry in line["log"]),
+                "failures.jsonl": failures,
+                "card.md": self._card(line["log"], trained, line["weights_sha256"]),
+                **self._beside,
+            },
+            units=len(self._rows),
+            outputs=trained,
+            failures=len(failures),
+            funnel={
+                "rows": len(self._rows),
+                **{f"failed: {reason}": count for reason, count in sorted(reasons.items())},
+                "rows trained on": trained,
+                "optimizer steps": len(line["log"]),
+            },
+        )
+
+    def _card(self, log: Sequence[Mapping[str, Any]], trained: int, weights_sha256: str) -> str:
+        return adapter_card(
+            stage=self._stage,
+            model_sha256=self._model_sha256,
+            weights_sha256=weights_sha256,
+            rows_sha256=rows_sha256(self._rows),
+            n_rows=len(self._rows),
+            n_trained=trained,
+            settings=self._settings,
+            seed=self._seed,
+            log=log,
+        )

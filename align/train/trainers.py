@@ -1,0 +1,139 @@
+"""TRL's trainers as we use them: silent, watched at every step, and with checkpoints that are whole or not at all.
+
+Imported only when a training begins; needs torch, transformers, trl.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from trl import DPOTrainer, SFTTrainer
+
+from annotate.errors import UserError
+from annotate.stage import Progress
+
+DPO_START_TOLERANCE = 1e-3
+
+
+class _Silent:
+    """No usage report, no model card of theirs in every checkpoint (`align.train.card` writes ours)."""
+
+    def _send_telemetry(self) -> None:
+        return None
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class PreferenceTrainer(_Silent, DPOTrainer):
+    """TRL's DPOTrainer. Reference = the same model with its adapter switched off."""
+
+
+class ExampleTrainer(_Silent, SFTTrainer):
+    """TRL's SFTTrainer, fed with rows whose labels the collator has made."""
+
+
+class Watch(TrainerCallback):
+    """Tells progress, stops a training that has gone wrong, and marks finished checkpoints.
+
+    A checkpoint counts once `<checkpoint>.done` stands beside it, renamed there after everything in it was synced: a
+    kill at any moment leaves either a whole checkpoint or one that is thrown away.
+    """
+
+    def __init__(self, progress: Progress, *, check_dpo_start: bool) -> None:
+        self._progress = progress
+        self._check_dpo_start = check_dpo_start
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        step, loss = state.global_step, logs["loss"]
+        if not math.isfinite(loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise UserError(f"step {step}: the loss is {loss}; the training diverged, lower trl.learning_rate")
+        if self._check_dpo_start and step == 1:
+            _assert_untrained_start(args, logs)
+        self._progress(step, state.max_steps, f"loss {loss:.3f}")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for path in [*checkpoint.rglob("*"), checkpoint]:
+            _sync(path)
+        marker = _marker(checkpoint)
+        temporary = marker.with_suffix(".tmp")
+        temporary.write_text(f"{state.global_step}\n", encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(marker)
+
+
+def _assert_untrained_start(args: Any, logs: dict[str, Any]) -> None:
+    """Before the first update policy and reference are one model: all rewards 0, and so the loss is ln 2.
+
+    Anything else means that the reference is another model, or that text, pixels or masks differ between the two.
+    """
+    rewards = [abs(logs[f"rewards/{side}"]) for side in ("chosen", "rejected", "margins")]
+    start_loss = math.log(2) if args.loss_type == ["sigmoid"] and args.label_smoothing == 0 else logs["loss"]
+    if max(rewards) > DPO_START_TOLERANCE or abs(logs["loss"] - start_loss) > DPO_START_TOLERANCE:
+        raise RuntimeError(
+            f"DPO did not start at its reference: loss {logs['loss']:.6f} (ln 2 = {math.log(2):.6f}), "
+            f"largest reward {max(rewards):.6f} (should be 0)"
+        )
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose marker is there; half-written ones, and stray markers, are deleted."""
+    whole: list[Path] = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not checkpoint.is_dir():
+            continue
+        if _marker(checkpoint).is_file():
+            whole.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint)
+    for marker in folder.glob("checkpoint-*.done"):
+        if not marker.with_suffix("").is_dir():
+            marker.unlink()
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _marker(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".done")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def keep_tower_out_of_the_graph(model: Any) -> None:
+    """Run the vision tower without gradients, if nothing in it is trained.
+
+    With gradient checkpointing TRL makes the inputs of every sub-model differentiable, and the frozen tower would be
+    recomputed and back-propagated through for nothing.
+    """
+    tower = model.get_encoder(modality="image")
+    if tower is model or any(p.requires_grad for p in tower.parameters()):
+        return
+    forward: Callable[..., Any] = tower.forward
+    tower.forward = torch.no_grad()(forward)
+
+
+def trained_parts(model: Any) -> tuple[int, list[str]]:
+    """How many tensors of the language model are trained, and the names of all others that are."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    outside = [name for name in names if ".language_model." not in name]
+    return len(names) - len(outside), outside

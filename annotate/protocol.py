@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from annotate.records import Completion, Prompt
+from annotate.records import Completion, Prompt, Reason
 
 ENTRY_POINT_GROUP = "mmalign.annotators"
 
@@ -66,6 +66,8 @@ class Request:
     prompt: Prompt
     completions: tuple[Completion, ...] = ()
     """In the order shown; empty when the annotator answers the prompt itself."""
+    pass_index: int = 0
+    """Which of several readings of the same completions this is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,8 @@ class Reply:
     """Seconds, where the service says so."""
     detail: str = ""
     """For humans; never contains a key."""
+    reason: Reason = Reason.BLOCKED
+    """What the Failure of a `row_fatal` reply is to say, where the backend knows it better."""
 
 
 @runtime_checkable
@@ -93,3 +97,10 @@ class Annotator(Protocol):
     model: str
 
     async def reply(self, request: Request) -> Reply: ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """What a paid backend may have besides: the price of one reply in dollars, None where it is not known."""
+
+    def cost_usd(self, usage: Mapping[str, int]) -> float | None: ...

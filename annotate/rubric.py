@@ -1,0 +1,108 @@
+"""A labelling guide: a Markdown file whose front matter says what is scored, and whose text says how.
+
+    ---
+    name: helpsteer
+    attributes:
+      helpfulness: {low: 0, high: 4, aliases: [helpful]}
+    ---
+    # How to rate a completion ...
+
+The guide is sent to the annotator word for word; the sha256 of the file's bytes goes into every record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from annotate.errors import UserError
+from annotate.records import Rubric, Scale
+
+FOLDER = Path(__file__).parent / "rubrics"
+
+
+def shipped() -> list[str]:
+    """Names of the rubrics that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.md"))
+
+
+def load_rubric(name_or_path: str) -> tuple[Rubric, str]:
+    """A shipped rubric by name, or any rubric by the path of its file; with it the guide's text.
+
+    Raises `UserError` with every fault of the file.
+    """
+    path = _find(name_or_path)
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); a rubric is a UTF-8 Markdown file") from None
+    opening, _, rest = text.partition("\n")
+    matter, closing, guide = rest.partition("\n---\n")
+    if opening.strip() != "---" or not closing:
+        raise UserError(f"{path}:1: a rubric starts with front matter between two lines of `---`")
+    try:
+        front = yaml.safe_load(matter)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: front matter is not YAML ({' '.join(str(error).split())})") from None
+    faults = list(_faults(front, guide))
+    if faults:
+        raise UserError(*(f"{path}: {fault}" for fault in faults))
+    scales = {
+        name: Scale(low=scale["low"], high=scale["high"], aliases=tuple(scale.get("aliases", ())))
+        for name, scale in front["attributes"].items()
+    }
+    rubric = Rubric(name=front["name"], sha256=hashlib.sha256(data).hexdigest(), attributes=scales)
+    return rubric, guide.strip()
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path in shipped():
+        return FOLDER / f"{name_or_path}.md"
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name_or_path, shipped(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"no rubric {name_or_path!r}{hint}  Shipped: {', '.join(shipped())}; or give the path of a file")
+
+
+def _faults(front: Any, guide: str) -> Iterator[str]:
+    """Everything wrong with the front matter and the guide."""
+    if not isinstance(front, dict) or set(front) != {"name", "attributes"}:
+        yield "front matter must have exactly `name` and `attributes`"
+        return
+    if not isinstance(front["name"], str) or not front["name"].strip():
+        yield "name: expected a word"
+    if not guide.strip():
+        yield "there is no guide below the front matter"
+    attributes = front["attributes"]
+    if not isinstance(attributes, dict) or not attributes:
+        yield "attributes: expected at least one `name: {low: 0, high: 4}`"
+        return
+    seen: dict[str, str] = {}
+    for name, scale in attributes.items():
+        where = f"attributes.{name}"
+        if not isinstance(scale, dict) or not {"low", "high"} <= set(scale) <= {"low", "high", "aliases"}:
+            yield f"{where}: expected {{low: 0, high: 4}}, with `aliases: [...]` if wanted"
+            continue
+        low, high, aliases = scale["low"], scale["high"], scale.get("aliases", [])
+        if type(low) is not int or type(high) is not int or not 0 <= low < high:
+            yield f"{where}: low and high must be whole numbers with 0 <= low < high, got {low!r} and {high!r}"
+        if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+            yield f"{where}.aliases: expected a list of words"
+            continue
+        for word in {spelling(str(name)), *map(spelling, aliases)}:
+            if word in seen:
+                yield f"{where}: {word!r} also names {seen[word]}"
+            seen[word] = str(name)
+
+
+def spelling(name: str) -> str:
+    """The letters and digits of a name, in lower case: how names in replies are compared."""
+    return "".join(c for c in name.casefold() if c.isalnum())

@@ -1,0 +1,135 @@
+"""The stage `teach`: the annotator answers the prompts itself, as data of the plain SFT baseline.
+
+(Multi-Modal Preference Alignment, section 3.2: the baseline that trains on the annotator's own answers.)
+
+    work = TeachWork(prompts=..., settings=..., seed=0, read_image=...)
+
+Same machinery as `annotate`; what is asked is the conversation itself. One line of completions.jsonl:
+
+    {"schema":"completion/1","id":"…","prompt_id":"…","index":0,"text":"Yes, there is a 7.","model":"rules-1",…}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from annotate.asking import Limits, ReadImage, ask_all
+from annotate.backends.registry import make_annotator
+from annotate.limits import Patience
+from annotate.prompting import render_question
+from annotate.protocol import Annotator, Outcome, Request
+from annotate.records import Completion, Failure, Prompt, Reason
+from annotate.run import estimate
+from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
+
+STAGE = "teach"
+
+
+class TeachSettings(Limits, Protocol):
+    """What the recipe's `teach` block says; `align.settings.Teach` is one."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def max_output_tokens(self) -> int: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """One request: the conversation, to be answered."""
+
+    prompt: Prompt
+    backend: str
+    model: str
+    decoding: Mapping[str, Any]
+
+    def request(self, images: Sequence[bytes], attempt: int) -> Request:
+        return render_question(
+            self.prompt,
+            backend=self.backend,
+            model=self.model,
+            decoding=self.decoding,
+            images=images,
+            attempt=attempt,
+        )
+
+    def readable(self, text: str) -> bool:
+        return bool(text.strip())
+
+
+class TeachWork:
+    """Work of the stage `teach` (see `annotate.stage`)."""
+
+    def __init__(
+        self,
+        *,
+        prompts: Sequence[Prompt],
+        settings: TeachSettings,
+        seed: int,
+        read_image: ReadImage,
+        annotator: Annotator | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """Plan one question per prompt; `seed` is sent to the annotator where its decoding is random."""
+        self.settings = settings
+        self.read_image = read_image
+        self.patience = patience or Patience()
+        self.annotator = annotator or make_annotator(settings.backend, settings.model, settings.options)
+        self.decoding: dict[str, Any] = {
+            "temperature": settings.temperature,
+            "max_output_tokens": settings.max_output_tokens,
+            **({"seed": seed} if settings.temperature > 0 else {}),
+        }
+        questions = [
+            _Question(prompt=p, backend=settings.backend, model=self.annotator.model, decoding=self.decoding)
+            for p in prompts
+        ]
+        self.units = [Unit(key=q.request((), 0).sha256, payload=q) for q in questions]
+
+    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
+        ask_all(
+            self.annotator,
+            {unit.key: unit.payload for unit in pending},
+            limits=self.settings,
+            read_image=self.read_image,
+            done=done,
+            workspace=workspace,
+            progress=progress,
+            patience=self.patience,
+        )
+
+    def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
+        """completions.jsonl and failures.jsonl, in prompt order."""
+        made = [self._completion(unit.payload, lines[unit.key]) for unit in self.units]
+        completions = [c for c in made if isinstance(c, Completion)]
+        failures = [f for f in made if isinstance(f, Failure)]
+        return Compiled(
+            files={"completions.jsonl": completions, "failures.jsonl": failures},
+            units=len(self.units),
+            outputs=len(completions),
+            failures=len(failures),
+            funnel={"prompts": len(self.units), "answered": len(completions)},
+            cost_usd=sum(line["cost_usd"] or 0.0 for line in lines.values()),
+        )
+
+    def _completion(self, question: _Question, line: Line) -> Completion | Failure:
+        prompt_id = question.prompt.id
+        if line["outcome"] != Outcome.OK.value:
+            return Failure(stage=STAGE, record_id=prompt_id, reason=Reason(line["reason"]), detail=line["detail"])
+        text = line["replies"][-1]["text"]
+        if not question.readable(text):
+            return Failure(stage=STAGE, record_id=prompt_id, reason=Reason.COMPLETION_EMPTY, detail="empty reply")
+        model = question.model
+        return Completion.of(prompt_id=prompt_id, model=model, index=0, text=text, decoding=dict(self.decoding))
+
+    def estimate(self, pending: Sequence[Unit]) -> Estimate:
+        requests = [unit.payload.request((), 0) for unit in pending]
+        output = len(requests) * min(self.settings.max_output_tokens, 300)
+        return estimate(self.annotator, self.settings, requests, output, cached=len(self.units) - len(pending))

@@ -1,0 +1,190 @@
+"""A judge's grade beside the objective score of an open answer: the same protocol, rubric and parser as annotation.
+
+One answer is shown at a time, without saying which model wrote it; two models that say the same to the same question
+are graded once. An answer whose grade cannot be had is `judge_failed`, never a score. The number is helpfulness +
+correctness + coherence, 0 to 12, as in the pairs; for a dialogue, the mean over its turns.
+
+The judge's answers are kept one by one in a journal of their own, so that a killed batch buys none twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from align.evaluate.benchmark import Row
+from align.evaluate.plan import Batch
+from align.evaluate.scoring import EXACT_FORM
+from align.evaluate.suite import mean
+from align.settings import Annotate, Judge
+from annotate.backends.registry import make_annotator
+from annotate.journal import Journal
+from annotate.protocol import Priced
+from annotate.records import (
+    IMAGE_PLACEHOLDER,
+    Annotated,
+    Completion,
+    Image,
+    Item,
+    Prompt,
+    Turn,
+    canonical_json,
+    sha256_of,
+)
+from annotate.rubric import load_rubric
+from annotate.run import AnnotateWork
+from annotate.stage import Done, Estimate, Line, Progress, Unit
+
+RUBRIC = "helpsteer"
+SUMMED = ("helpfulness", "correctness", "coherence")
+RUBRIC_MEASURE = mean("rubric")
+
+
+@dataclass(frozen=True)
+class Grading:
+    """The payload of a unit: grade what the unit `answers` said."""
+
+    answers: Unit
+
+
+def judge_name(judge: Judge) -> str:
+    return f"{judge.backend} {judge.model}".strip()
+
+
+def plan_gradings(answers: Sequence[Unit], judge: Judge) -> list[Unit]:
+    """One unit per batch of open answers; its key holds the answers' key, since answers are not known yet."""
+    rubric, _ = load_rubric(RUBRIC)
+    by = [judge.backend, judge.model, dict(judge.options), rubric.sha256]
+    open_ended = [unit for unit in answers if unit.payload.suite.parser == EXACT_FORM]
+    return [Unit(sha256_of({"answers": u.key, "judge": by}), Grading(u), u.records) for u in open_ended]
+
+
+def turn_prompts(batch: Batch, row: Row, outputs: Sequence[str]) -> Iterator[tuple[Prompt, str]]:
+    """Each turn as a prompt of its own, the model's earlier answers in it, with the answer to be graded."""
+    turns: tuple[Turn, ...] = (batch.suite.first_turn(row),)
+    for i, (question, output) in enumerate(zip(row.questions, outputs, strict=True)):
+        if i:
+            said = Turn(role="assistant", text=outputs[i - 1].replace(IMAGE_PLACEHOLDER, "image"))
+            turns = (*turns, said, Turn(role="user", text=question.text))
+        meta: dict[str, Any] = {"kind": question.kind}
+        if question.answer_key is not None:
+            meta["answer_key"] = question.answer_key
+        reference = question.accepted.get(question.form or "sentence", question.answer)
+        yield Prompt.of(turns, source=batch.suite.name, reference=reference, meta=meta), output
+
+
+class JudgeWork:
+    """Grades batches of answers through `annotate.run`."""
+
+    def __init__(self, judge: Judge, root: Path) -> None:
+        self.judge, self.root = judge, root
+
+    def _annotation(self, batch: Batch, line: Line) -> AnnotateWork:
+        """The batch's answers as prompts and completions; the same answer to the same prompt stands once."""
+        prompts: dict[str, Prompt] = {}
+        said: dict[str, dict[str, None]] = {}
+        for row, outputs in zip(batch.rows, line["outputs"], strict=True):
+            for prompt, output in turn_prompts(batch, row, outputs or []) if outputs else ():
+                prompts[prompt.id] = prompt
+                said.setdefault(prompt.id, {})[output] = None
+        completions = [
+            Completion.of(prompt_id=prompt_id, model="judged", index=i, text=text)
+            for prompt_id, texts in said.items()
+            for i, text in enumerate(texts)
+        ]
+        settings = Annotate(
+            backend=self.judge.backend,
+            model=self.judge.model,
+            rubric=RUBRIC,
+            mode="pointwise",
+            options=self.judge.options,
+        )
+        return AnnotateWork(
+            prompts=list(prompts.values()),
+            completions=completions,
+            settings=settings,
+            seed=0,
+            read_image=self._read,
+        )
+
+    def _read(self, image: Image) -> bytes:
+        return (self.root / image.path).read_bytes()
+
+    def execute(self, graded: Sequence[tuple[Unit, Line]], done: Done, workspace: Path, progress: Progress) -> None:
+        """Each grading with the recorded answers it is of."""
+        folder = workspace / "judge"
+        folder.mkdir(parents=True, exist_ok=True)
+        with Journal(folder / "journal.jsonl") as journal:
+            for unit, answers in graded:
+                work = self._annotation(unit.payload.answers.payload, answers)
+                missing = [asked for asked in work.units if asked.key not in journal.lines]
+                work.execute(missing, journal.append, folder, progress)
+                done(unit.key, {"replies": {asked.key: journal.lines[asked.key] for asked in work.units}})
+
+    def items(self, gradings: Sequence[Unit], lines: Mapping[str, Line]) -> list[Item]:
+        """One Item per question and model, in suite `<suite>:judge`."""
+        return [
+            item
+            for unit in gradings
+            for item in self._batch_items(
+                unit.payload.answers.payload, lines[unit.payload.answers.key], lines[unit.key]
+            )
+        ]
+
+    def _batch_items(self, batch: Batch, answers: Line, grading: Line) -> Iterator[Item]:
+        work = self._annotation(batch, answers)
+        compiled = work.compile(grading["replies"], Path())
+        scores: dict[str, dict[str, float]] = {}
+        for annotated in cast(list[Annotated], compiled.files["annotated.jsonl"]):
+            by_id = {c.id: c.text for c in annotated.completions}
+            for completion_id, found in annotated.scores().items():
+                scores[canonical_json([annotated.prompt.id, by_id[completion_id]])] = found
+        for row, outputs in zip(batch.rows, answers["outputs"], strict=True):
+            if outputs is not None:
+                keys = [canonical_json([p.id, text]) for p, text in turn_prompts(batch, row, outputs)]
+                yield _item(batch, row, outputs, [scores.get(key) for key in keys], work)
+
+    def estimate(self, pending: Sequence[Unit]) -> Estimate:
+        """By rule of thumb, since the answers are not known yet: 1500 tokens there and 350 back per turn."""
+        annotator = make_annotator(self.judge.backend, self.judge.model, self.judge.options)
+        calls = sum(len(row.questions) for u in pending for row in u.payload.answers.payload.rows)
+        usage = {"input_tokens": 1500 * calls, "output_tokens": 350 * calls}
+        price = annotator.cost_usd(usage) if isinstance(annotator, Priced) else None
+        return Estimate(
+            calls=calls,
+            input_tokens=usage["input_tokens"],
+            output_tokens=usage["output_tokens"],
+            usd=price if annotator.paid else 0.0,
+            paid=annotator.paid,
+        )
+
+    @staticmethod
+    def cost(gradings: Sequence[Unit], lines: Mapping[str, Line]) -> float:
+        """Dollars paid; the same reply for two models was paid once."""
+        paid = {key: line["cost_usd"] or 0.0 for u in gradings for key, line in lines[u.key]["replies"].items()}
+        return sum(paid.values())
+
+
+def _item(
+    batch: Batch, row: Row, outputs: Sequence[str], scores: Sequence[dict[str, float] | None], work: AnnotateWork
+) -> Item:
+    value: dict[str, float] = {}
+    whole = [s for s in scores if s is not None]
+    if len(whole) == len(outputs):
+        value = {name: sum(s[name] for s in whole) / len(whole) for name in whole[0]}
+        value["rubric"] = sum(value[name] for name in SUMMED)
+    return Item(
+        id=row.id,
+        suite=f"{batch.suite.name}:judge",
+        model=batch.contestant.name,
+        model_sha256=batch.contestant.sha256,
+        decoding={},
+        input_sha256=sha256_of([row.id, list(outputs)]),
+        output=outputs[0] if len(outputs) == 1 else json.dumps(list(outputs), ensure_ascii=False),
+        parser=f"{work.settings.backend} {work.settings.model} {work.rubric.name} {work.rubric.sha256[:8]}",
+        value=value,
+        state="ok" if value else "judge_failed",
+    )

@@ -1,0 +1,70 @@
+"""The rows of the table: the language model before visual tuning, the model after it, and what alignment made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.context import Context
+from align.digest import model_digest
+from align.evaluate.suite import Suite
+from annotate.records import sha256_of
+
+if TYPE_CHECKING:
+    from align.models.load import LoadedModel
+
+ALIGNED = ("sft", "steerlm", "rejection", "dpo")
+"""In the order of the paper's Table 2."""
+CONDITIONING = "conditioning.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One row of the table."""
+
+    name: str
+    sha256: str
+    """Digest of weights and adapter."""
+    folder: Path
+    adapter: Path | None = None
+    conditioning: str = ""
+    """Appended to the last user turn: SteerLM is asked for the attributes it was trained on."""
+    sees: bool = True
+
+    def takes(self, suite: Suite) -> bool:
+        """A language model alone can be shown no images."""
+        return self.sees or suite.images == "none"
+
+    def load(self) -> LoadedModel:
+        from align.models.load import load_language_model, load_vlm
+
+        return load_vlm(self.folder, adapter=self.adapter) if self.sees else load_language_model(self.folder)
+
+
+def contestants(context: Context) -> tuple[Contestant, ...]:
+    """All models of the recipe, in the order of the table."""
+    found: list[Contestant] = []
+    if context.backbone is not None:
+        folder = context.backbone
+        found.append(Contestant(name="backbone", sha256=model_digest(folder), folder=folder, sees=False))
+    found.append(Contestant(name="vlm", sha256=context.model_sha256, folder=context.model))
+    for method in ALIGNED:
+        if context.has(method):
+            adapter = context.path(method, "adapter")
+            sha256 = sha256_of([context.model_sha256, model_digest(adapter)])
+            found.append(
+                Contestant(
+                    name=method,
+                    sha256=sha256,
+                    folder=context.model,
+                    adapter=adapter,
+                    conditioning=read_conditioning(adapter.parent / CONDITIONING),
+                )
+            )
+    return tuple(found)
+
+
+def read_conditioning(file: Path) -> str:
+    """The text a method was trained to be asked with; empty for a method that left none."""
+    return file.read_text(encoding="utf-8") if file.is_file() else ""

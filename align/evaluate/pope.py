@@ -1,0 +1,65 @@
+"""Yes/no questions about what an image shows, half of them with the truth no (POPE, arXiv:2305.10355).
+
+Accuracy, precision, recall and F1 of "yes", and the share of yes, which tells a model that says yes to everything from
+one that looks. The first word decides; an answer that is neither is `unparsed`: it is no wrong answer and no right one,
+it lowers the coverage. POPE's own reading, for which every other answer is a yes, is in `scoring.read_yes_no`.
+
+`pope_blank` is the control: the same questions about uniform grey. A model that still does better than chance has
+learnt the questions, not to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from align.evaluate.benchmark import Row
+from align.evaluate.scoring import STRICT_YES_NO, n_words, read_yes_no
+from align.evaluate.suite import Measure, Score, Suite, mean
+
+
+def score_yes_no(row: Row, outputs: Sequence[str], parser: str = STRICT_YES_NO) -> Score:
+    """`yes`: it said so; `truth`: the right answer is yes; `accuracy`: the two agree."""
+    said = read_yes_no(outputs[0], parser)
+    if said is None:
+        return Score(value={}, state="unparsed")
+    truth = row.questions[0].polarity == "positive"
+    return Score(
+        value={
+            "accuracy": float(said == truth),
+            "yes": float(said),
+            "truth": float(truth),
+            "n_words": n_words(outputs[0]),
+        }
+    )
+
+
+MEASURES = (
+    mean("accuracy"),
+    Measure(name="f1", of=lambda v: 2 * v["yes"] * v["truth"], per=lambda v: v["yes"] + v["truth"]),
+    Measure(name="precision", of=lambda v: v["yes"] * v["truth"], per=lambda v: v["yes"]),
+    Measure(name="recall", of=lambda v: v["yes"] * v["truth"], per=lambda v: v["truth"]),
+    Measure(name="yes_ratio", of=lambda v: v["yes"]),
+    Measure(name="truth_ratio", of=lambda v: v["truth"]),
+    mean("n_words"),
+)
+
+POPE = Suite(
+    name="pope",
+    file="pope",
+    text=False,
+    parser=STRICT_YES_NO,
+    score=score_yes_no,
+    measures=MEASURES,
+    headline="accuracy",
+)
+
+POPE_BLANK = Suite(
+    name="pope_blank",
+    file="pope",
+    text=False,
+    images="blank",
+    parser=STRICT_YES_NO,
+    score=score_yes_no,
+    measures=MEASURES,
+    headline="accuracy",
+)

@@ -1,0 +1,212 @@
+"""Stage `evaluate`: every model of the recipe on every benchmark (Multi-Modal Preference Alignment, section 4).
+
+In: benchmark files, the models. Out:
+
+    items.jsonl      one line per model, suite and question: the raw output and what the scorer made of it
+    metrics.jsonl    one line per cell of the table, with its 95% interval
+    verdicts.json    paired differences, Holm-adjusted p-values, verdicts, controls
+    failures.jsonl   what could not be asked
+
+A unit is one batch of answers (or, with a judge, the grading of one batch): the journal keeps raw outputs, scores are
+made when the stage is compiled, so that a mended scorer re-reads old answers. Run it with `align evaluate RECIPE`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.context import Context
+from align.evaluate.answers import answer_batch, input_sha256
+from align.evaluate.judge import Grading, JudgeWork, plan_gradings
+from align.evaluate.metrics import suite_metrics
+from align.evaluate.models import Contestant, contestants
+from align.evaluate.plan import Batch, Exam, decoding, load_exams, plan_units
+from align.evaluate.verdicts import summary
+from align.settings import Evaluate, Prompts
+from annotate.jsonl import write_text
+from annotate.records import Failure, Item, Metric, Reason
+from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
+
+if TYPE_CHECKING:
+    from align.models.load import LoadedModel
+
+STAGE = "evaluate"
+
+
+def work(context: Context) -> EvaluateWork:
+    recipe = context.recipe
+    settings, prompts = recipe.evaluate or Evaluate(), recipe.prompts or Prompts()
+    return EvaluateWork(
+        settings=settings,
+        exams=load_exams(settings, prompts),
+        contestants=contestants(context),
+        root=Path(prompts.image_root),
+        seed=recipe.seed,
+        annotator=f"{recipe.annotate.backend} {recipe.annotate.model}" if recipe.annotate else "",
+    )
+
+
+class EvaluateWork:
+    """The plan, and how to carry it out. Light until `execute`: no torch."""
+
+    def __init__(
+        self,
+        *,
+        settings: Evaluate,
+        exams: Sequence[Exam],
+        contestants: Sequence[Contestant],
+        root: Path,
+        seed: int,
+        annotator: str = "",
+    ) -> None:
+        self.settings, self.exams, self.contestants = settings, exams, contestants
+        self.root, self.seed, self.annotator = root, seed, annotator
+        asked = plan_units(contestants, exams, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
+        self.answers: list[Unit] = asked
+        self.gradings = plan_gradings(asked, settings.judge) if settings.judge else []
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        return [*self.answers, *self.gradings]
+
+    # ---------------------------------------------------------------------------------------------------- execute
+
+    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
+        loaded: tuple[str, LoadedModel] | None = None
+        for unit in pending:
+            if isinstance(unit.payload, Batch):
+                loaded = self._loaded(unit.payload.contestant, loaded)
+                done(unit.key, self._answer(unit, loaded[1], workspace))
+        judged = [unit for unit in pending if isinstance(unit.payload, Grading)]
+        if judged and self.settings.judge:
+            for unit in judged:
+                answers = unit.payload.answers
+                if not _kept(workspace, answers).is_file():  # the folder was tidied away: answer again
+                    loaded = self._loaded(answers.payload.contestant, loaded)
+                    self._answer(answers, loaded[1], workspace)
+            JudgeWork(self.settings.judge, self.root).execute(
+                [(unit, json.loads(_kept(workspace, unit.payload.answers).read_text("utf-8"))) for unit in judged],
+                done,
+                workspace,
+                progress,
+            )
+
+    def _loaded(self, contestant: Contestant, last: tuple[str, LoadedModel] | None) -> tuple[str, LoadedModel]:
+        """The model of this contestant; one at a time in memory."""
+        return last if last and last[0] == contestant.name else (contestant.name, contestant.load())
+
+    def _answer(self, unit: Unit, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
+        batch: Batch = unit.payload
+        line = answer_batch(
+            loaded,
+            batch.contestant,
+            batch.suite,
+            batch.rows,
+            root=self.root,
+            workspace=workspace,
+            max_new_tokens=self.settings.max_new_tokens,
+        )
+        if self.settings.judge:
+            _kept(workspace, unit).parent.mkdir(parents=True, exist_ok=True)
+            write_text(_kept(workspace, unit), json.dumps(line, ensure_ascii=False))
+        return line
+
+    # ---------------------------------------------------------------------------------------------------- compile
+
+    def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
+        items: list[Item] = []
+        failures: list[Failure] = []
+        halved = 0
+        for contestant in self.contestants:
+            for exam in self.exams:
+                asked = (contestant, exam.suite)
+                units = [u for u in self.answers if (u.payload.contestant, u.payload.suite) == asked]
+                found = {item.id: item for u in units for item in self._items(u.payload, lines[u.key])}
+                items += [found[row.id] for row in exam.rows if row.id in found]
+                failures += [f for u in units for f in _failures(u.payload, lines[u.key])]
+                halved += sum(bool(lines[u.key]["halved"]) for u in units)
+        judge = self.settings.judge
+        graded = JudgeWork(judge, self.root).items(self.gradings, lines) if judge else []
+        metrics = list(self._metrics(items, graded))
+        return Compiled(
+            files={
+                "items.jsonl": [*items, *graded],
+                "metrics.jsonl": metrics,
+                "failures.jsonl": failures,
+                "verdicts.json": summary(
+                    items,
+                    exams=self.exams,
+                    contestants=self.contestants,
+                    margin=self.settings.margin,
+                    seed=self.seed,
+                    judge=judge,
+                    annotator=self.annotator,
+                    halved=halved,
+                ),
+            },
+            units=len(items) + len(failures),
+            outputs=len(items),
+            failures=len(failures),
+            funnel={
+                "questions asked": len(items) + len(failures),
+                "answered": len(items),
+                "unparsed": sum(item.state == "unparsed" for item in items),
+                **({"graded by the judge": len(graded)} if judge else {}),
+                **({"judge failed": sum(i.state == "judge_failed" for i in graded)} if judge else {}),
+                **({"batches halved for memory (byte-identity void)": halved} if halved else {}),
+            },
+            cost_usd=JudgeWork.cost(self.gradings, lines),
+        )
+
+    def _items(self, batch: Batch, line: Line) -> Iterator[Item]:
+        for row, outputs in zip(batch.rows, line["outputs"], strict=True):
+            if outputs is None:
+                continue
+            score = batch.suite.score(row, outputs)
+            yield Item(
+                id=row.id,
+                suite=batch.suite.name,
+                model=batch.contestant.name,
+                model_sha256=batch.contestant.sha256,
+                decoding=decoding(batch.suite, self.settings.max_new_tokens),
+                input_sha256=input_sha256(batch.suite, row, batch.contestant.conditioning),
+                output=outputs[0] if len(outputs) == 1 else json.dumps(outputs, ensure_ascii=False),
+                parser=batch.suite.parser,
+                value=score.value,
+                state=score.state,
+            )
+
+    def _metrics(self, items: Sequence[Item], graded: Sequence[Item]) -> Iterator[Metric]:
+        for contestant in self.contestants:
+            for exam in self.exams:
+                if contestant.takes(exam.suite):
+                    mine = [i for i in items if i.model == contestant.name and i.suite == exam.suite.name]
+                    notes = [i for i in graded if i.model == contestant.name and i.suite == f"{exam.suite.name}:judge"]
+                    yield from suite_metrics(exam, contestant.name, mine, notes, self.seed, self.settings.judge)
+
+    def estimate(self, pending: Sequence[Unit]) -> Estimate:
+        answers = sum(unit.records for unit in pending if isinstance(unit.payload, Batch))
+        judged = [unit for unit in pending if isinstance(unit.payload, Grading)]
+        judging = JudgeWork(self.settings.judge, self.root).estimate(judged) if self.settings.judge else Estimate()
+        return replace(
+            judging,
+            cached=sum(unit.records for unit in self.units) - sum(unit.records for unit in pending),
+            output_tokens=judging.output_tokens + answers * self.settings.max_new_tokens,
+        )
+
+
+def _failures(batch: Batch, line: Line) -> Iterator[Failure]:
+    for row in batch.rows:
+        if row.id in line["faults"]:
+            fault = line["faults"][row.id]
+            where = f"{batch.contestant.name}/{batch.suite.name}/{row.id}"
+            yield Failure(stage=STAGE, record_id=where, reason=Reason(fault["reason"]), detail=fault["detail"])
+
+
+def _kept(workspace: Path, unit: Unit) -> Path:
+    """Where the answers of a unit wait for the judge."""
+    return workspace / "answers" / f"{unit.key}.json"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from align.pairs.score import Rated, check_settings, difference, draw, failure, in_fraction, pick, usable
+from align.pairs.score import Rated, check_settings, difference, draw, failure, first_of_each, in_fraction, pick, usable
 from align.settings import Pairs
 from annotate.records import Annotated, Failure, PreferencePair, Reason, content_id
 
@@ -74,7 +74,7 @@ def widest_difference(rated: list[Rated]) -> float:
 
 def _rejected(candidates: list[Rated], settings: Pairs, seed: int, prompt_id: str) -> list[Rated]:
     if settings.rejected == "all_below_margin":
-        return list({r.text: r for r in reversed(candidates)}.values())[::-1]  # each text once, the first of it
+        return first_of_each(candidates, lambda r: r.text)
     if settings.rejected == "worst":
         lowest = min(r.score for r in candidates)
         candidates = [r for r in candidates if r.score == lowest]

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from align.settings import Pairs
 from annotate.errors import UserError
 from annotate.records import Annotated, Completion, Failure, Reason
 
+T = TypeVar("T")
 STAGE = "pairs"
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 """HelpSteer's attributes in the paper's order (Table 1); those of other rubrics follow in alphabetical order."""
@@ -61,6 +63,14 @@ def draw(seed: int, *names: str) -> float:
 def pick(candidates: Sequence[Rated], seed: int, purpose: str, prompt_id: str) -> Rated:
     """One of `candidates`, each as likely as the next, whatever their order."""
     return min(candidates, key=lambda c: (draw(seed, purpose, prompt_id, c.completion.id), c.completion.id))
+
+
+def first_of_each(items: Iterable[T], key: Callable[[T], str]) -> list[T]:
+    """The items in their order, without those whose key came before."""
+    found: dict[str, T] = {}
+    for item in items:
+        found.setdefault(key(item), item)
+    return list(found.values())
 
 
 def in_fraction(prompt_id: str, fraction: float, seed: int) -> bool:

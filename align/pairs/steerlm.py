@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from align.pairs.score import ATTRIBUTES, Rated, check_settings, failure, in_fraction, pick, usable
+from align.pairs.score import ATTRIBUTES, Rated, check_settings, failure, first_of_each, in_fraction, pick, usable
 from align.settings import Pairs
 from annotate.records import Annotated, Example, Failure, Prompt, Reason
 
@@ -61,7 +61,7 @@ def _examples_of(row: Annotated, settings: Pairs, seed: int) -> list[Example] | 
         top = max(r.score for r in rated)
         rated = [pick([r for r in rated if r.score == top], seed, "chosen", row.prompt.id)]
     # two completions may say the same and be rated the same: one example
-    return list({e.id: e for e in (_example(row.prompt, r, settings) for r in rated)}.values())
+    return first_of_each((_example(row.prompt, r, settings) for r in rated), lambda e: e.id)
 
 
 def _example(prompt: Prompt, rated: Rated, settings: Pairs) -> Example:

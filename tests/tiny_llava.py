@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
 
+from align.context import PromptSet
+from align.models.digest import model_sha256
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm
+from align.recipe import Recipe
 from align.train.settings_base import ConnectSettings, LanguageSettings
 from annotate.records import Image, Prompt, Turn
+from annotate.stage import Compiled
 
 CORPUS = [
     "USER: Is there a red digit in the picture? ASSISTANT: Yes, the 7 is red.",
@@ -49,3 +57,41 @@ def save_image(root: Path, name: str, *, seed: int, size: tuple[int, int] = (48,
 def ask_about(*images: Image, text: str = "Which digit is blue?") -> Prompt:
     """One user turn with the images before the text."""
     return Prompt.of((Turn(role="user", text="<image>\n" * len(images) + text, images=images),))
+
+
+@dataclass(frozen=True)
+class FolderContext:
+    """What a stage is handed, made from a model folder, prompts and records at hand."""
+
+    recipe: Recipe
+    stage: str
+    model: Path
+    prompt_set: PromptSet
+    inputs: Mapping[tuple[str, str], Sequence[Any]] = field(default_factory=dict)
+    """(stage, file) -> its records."""
+    files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    backbone: Path | None = None
+
+    @property
+    def model_sha256(self) -> str:
+        return model_sha256(self.model)
+
+    def prompts(self) -> PromptSet:
+        return self.prompt_set
+
+    def has(self, stage: str) -> bool:
+        return self.recipe.block(stage) is not None
+
+    def records(self, stage: str, file: str, kind: type[Any]) -> Sequence[Any]:
+        return self.inputs[stage, file]
+
+    def path(self, stage: str, name: str) -> Path:
+        return self.files[stage, name]
+
+
+def run_stage(work: Any, workspace: Path) -> tuple[Compiled, list[str]]:
+    """Plan, execute, compile, as the runner does; returns the outputs and the notes of progress."""
+    lines: dict[str, Any] = {}
+    notes: list[str] = []
+    work.execute(work.units, lines.__setitem__, workspace, lambda done, total, note="": notes.append(note))
+    return work.compile(json.loads(json.dumps(lines)), workspace), notes

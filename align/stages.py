@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from annotate.records import Completion
 
@@ -111,10 +111,11 @@ def make_work(stage: Stage, context: Context) -> Work:
     return work
 
 
-def annotate_work(context: Context) -> Any:
+def annotate_work(context: Context) -> Work:
     """What `annotate` has to do: rate the completions of stage `sample`."""
     from annotate.run import AnnotateWork
 
+    assert context.recipe.annotate is not None
     found = context.prompts()
     return AnnotateWork(
         prompts=found.prompts,
@@ -125,10 +126,11 @@ def annotate_work(context: Context) -> Any:
     )
 
 
-def teach_work(context: Context) -> Any:
+def teach_work(context: Context) -> Work:
     """What `teach` has to do: let the annotator answer the prompts itself."""
     from annotate.teach import TeachWork
 
+    assert context.recipe.teach is not None
     found = context.prompts()
     return TeachWork(
         prompts=found.prompts,

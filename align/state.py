@@ -1,0 +1,206 @@
+"""Whether a stage is done, stale (and why), unfinished, failed, or was never run.
+
+A stage is done when its manifest says the identity that the recipe has now, and every output it names is there,
+unchanged. The identity is a flat table, so that a stale stage can say what changed:
+
+    {"seed": 0, "threads": 2, "sample.n": 4, …, "prompts file": "5c1e…", "model": "91ab…"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from align.digest import file_sha256
+from align.recipe import Recipe, identity_options
+from align.stages import STAGES, Stage
+from annotate.errors import RecordError, UserError
+from annotate.records import Manifest
+from annotate.rubric import load_rubric
+
+ATTEMPT = ".attempt.json"
+"""What a stage leaves while it is not done: {"units": 150, "error": "..."}"""
+
+
+class Digests(Protocol):
+    """Hashes of the models a recipe names."""
+
+    def model_sha256(self) -> str: ...
+
+    def backbone_sha256(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class State:
+    """`why` is what `align status` prints behind the word."""
+
+    kind: Literal["done", "stale", "unfinished", "failed", "never"]
+    why: str = ""
+    manifest: Manifest | None = None
+
+
+def present(recipe: Recipe) -> list[Stage]:
+    """The stages of a recipe, in order."""
+    return [stage for stage in STAGES.values() if recipe.block(stage.name) is not None]
+
+
+def earlier(recipe: Recipe, stage: Stage) -> list[str]:
+    """The stages of the recipe that have to be done before `stage`, in order."""
+    names = {source.split("/")[0] for source in (*stage.requires, *stage.reads)}
+    names |= {"tune"} if stage.uses_model else set()
+    names |= {"language"} if stage.uses_backbone else set()
+    return [name for name in STAGES if name in names and recipe.block(name) is not None]
+
+
+def stage_identity(recipe: Recipe, stage: Stage, digests: Digests) -> tuple[dict[str, Any], dict[str, str]]:
+    """What decides the result of a stage, and that part of it which is hashes of inputs.
+
+    Earlier stages must be done. Raises `UserError` where an input cannot be read.
+    """
+    inputs = _inputs(recipe, stage, digests)
+    identity: dict[str, Any] = {}
+    if stage.seeded:
+        identity["seed"] = recipe.seed
+    if stage.tensors:
+        identity["threads"] = recipe.threads
+    if stage.uses_prompts and recipe.prompts:
+        identity |= identity_options(recipe.prompts, "prompts")
+    identity |= identity_options(recipe.block(stage.name), stage.name)
+    for key in stage.options:
+        block, _, option = key.partition(".")
+        identity[key] = getattr(recipe.block(block), option)
+    return {**identity, **inputs}, inputs
+
+
+def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
+    found: dict[str, str] = {}
+    block = recipe.block(stage.name)
+    if stage.uses_prompts and recipe.prompts:
+        found["prompts file"] = _hash("prompts.file", recipe.prompts.file)
+    if rows := getattr(block, "rows", ""):
+        found[f"{stage.name} rows"] = _hash(f"{stage.name}.rows", rows)
+    if "annotate" in (stage.name, *(o.split(".")[0] for o in stage.options)) and recipe.annotate:
+        found["rubric"] = load_rubric(recipe.annotate.rubric)[0].sha256
+    asked = {stage.name: block, f"{stage.name}.judge": getattr(block, "judge", None)}
+    for owner, annotator in asked.items():
+        for name, value in getattr(annotator, "options", {}).items():
+            if isinstance(value, str) and Path(value).is_file():
+                found[f"{owner}.options.{name} file"] = file_sha256(Path(value))
+    if stage.name == "evaluate":
+        found |= _benchmarks(recipe)
+    if stage.uses_model:
+        found["model"] = digests.model_sha256()
+    backbone = digests.backbone_sha256() if stage.uses_backbone else None
+    if backbone:
+        found["backbone"] = backbone
+    for source in (*stage.requires, *stage.reads):
+        name, _, output = source.partition("/")
+        if recipe.block(name) is not None:
+            found |= _outputs_below(recipe, name, output)
+    return found
+
+
+def _outputs_below(recipe: Recipe, name: str, output: str) -> dict[str, str]:
+    manifest = read_manifest(recipe.folder / name)
+    assert manifest is not None, f"identity asked for before {name} is done"
+    chosen = {
+        path: sha256
+        for path, sha256 in manifest.outputs.items()
+        if not output or path == output or path.startswith(f"{output}/")
+    }
+    return {f"{name}/{path}": sha256 for path, sha256 in chosen.items()}
+
+
+def _benchmarks(recipe: Recipe) -> dict[str, str]:
+    from align.evaluate.suites import find_suites
+
+    assert recipe.evaluate is not None
+    files = sorted({f"{suite.file}.jsonl" for suite in find_suites(recipe.evaluate.suites)})
+    return {f"benchmark {file}": _hash("evaluate.folder", str(Path(recipe.evaluate.folder) / file)) for file in files}
+
+
+def _hash(key: str, path: str) -> str:
+    try:
+        return file_sha256(Path(path))
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); is the path right?") from None
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The receipt of a finished stage, None where there is none."""
+    try:
+        return Manifest.from_json(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecordError) as error:
+        raise UserError(f"{folder / 'manifest.json'}: {error}; delete it, and the stage is compiled again") from None
+
+
+def state_of(recipe: Recipe, stage: Stage, digests: Digests) -> State:
+    """The state of one stage, taking every earlier one into account."""
+    return _states(recipe, digests)(stage.name)
+
+
+def states(recipe: Recipe, digests: Digests, stages: Iterable[Stage]) -> dict[str, State]:
+    """The state of each of `stages`."""
+    of = _states(recipe, digests)
+    return {stage.name: of(stage.name) for stage in stages}
+
+
+def _states(recipe: Recipe, digests: Digests) -> Callable[[str], State]:
+    @cache
+    def of(name: str) -> State:
+        stage = STAGES[name]
+        manifest = read_manifest(recipe.folder / name)
+        waiting = next((e for e in earlier(recipe, stage) if of(e).kind != "done"), None)
+        if manifest is None:
+            return _unfinished(recipe.folder / name, waiting)
+        if waiting:
+            return State("stale", f"{waiting} comes first", manifest)
+        identity, _ = stage_identity(recipe, stage, digests)
+        if identity != manifest.identity:
+            return State("stale", changes(manifest.identity, identity), manifest)
+        for path, sha256 in manifest.outputs.items():
+            file = recipe.folder / name / path
+            if not file.is_file():
+                return State("stale", f"{path} is gone", manifest)
+            if file_sha256(file) != sha256:
+                return State("stale", f"{path} was edited", manifest)
+        return State("done", "", manifest)
+
+    return of
+
+
+def _unfinished(folder: Path, waiting: str | None) -> State:
+    try:
+        attempt = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
+        lines = (folder / "journal.jsonl").read_bytes().count(b"\n")
+    except (OSError, ValueError):
+        return State("never", f"{waiting} comes first" if waiting else "")
+    if attempt["error"]:
+        return State("failed", attempt["error"])
+    return State("unfinished", f"{min(lines, attempt['units'])} of {attempt['units']} units")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two identities, in words: `sample.n was 4, is 8; prompts file changed`."""
+    told = []
+    for key in dict.fromkeys((*now, *before)):
+        if key not in before:
+            told.append(f"{key} is new")
+        elif key not in now:
+            told.append(f"{key} is gone")
+        elif before[key] != now[key]:
+            hashed = isinstance(now[key], str) and len(now[key]) in (40, 64)
+            told.append(f"{key} changed" if hashed else f"{key} was {_short(before[key])}, is {_short(now[key])}")
+    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
+    return "; ".join(told[:3]) + more
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."

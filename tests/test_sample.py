@@ -138,7 +138,8 @@ def test_a_language_model_answers_and_scores_through_the_same_door(tmp_path: Pat
     together = generate(backbone, asks, n=2, decoding=HOT).draws
     assert together == [generate(backbone, [one], n=2, decoding=HOT).draws[0] for one in asks]
     both = score(backbone, asks, [["apple", "plum pear"], ["no"]])
-    assert both == [pytest.approx(score(backbone, [a], [t])[0]) for a, t in zip(asks, (["apple", "plum pear"], ["no"]))]
+    assert both[0] == pytest.approx(score(backbone, asks[:1], [["apple", "plum pear"]])[0])
+    assert both[1] == pytest.approx(score(backbone, asks[1:], [["no"]])[0])
 
 
 def test_batches_keep_like_with_like_whatever_the_order(pictures: tuple[Path, list[Image]]) -> None:

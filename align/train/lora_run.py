@@ -3,8 +3,8 @@
     train_lora(method="dpo", rows=rows, model=folder, settings=recipe.dpo, seed=0, folder=workspace, ...)
       -> Trained(log=[{"step": 1, "loss": 0.6931, …}, …], failures=[…], adapter=folder/adapter)
 
-Killed at any moment and called again with the same arguments, it ends with the same bytes: on one machine, with one torch
-build and number of threads.
+Killed at any moment and called again with the same arguments, it ends with the same bytes: on one machine, with one
+torch build and one number of threads.
 """
 
 from __future__ import annotations

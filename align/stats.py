@@ -1,4 +1,4 @@
-"""Intervals, paired tests and the verdict; numpy only, the same numbers for the same seed on every machine.
+"""Intervals, paired tests and the verdict; numpy only, the same numbers for the same seed.
 
     difference = paired_difference(dpo, vlm)      # question id -> score, per model
     Difference(mean=0.12, low=0.05, high=0.19, p=0.0013, n=200)
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
-DRAWS = 2000
+DRAWS = 8000
+"""Bounds then vary by 3% of a standard error from seed to seed."""
 PERMUTATIONS = 10_000
 EXACT_UP_TO = 13
 """Up to so many clusters that differ, all 2^n sign flips are counted instead of drawn."""
@@ -79,8 +80,11 @@ def bootstrap_interval(
     g = len(sums)
     if g < 2:
         return Interval(value=mean, low=-math.inf, high=math.inf, n=len(x))
-    times = _rng(seed).multinomial(g, np.full(g, 1 / g), size=draws)
-    means = (times @ sums) / (times @ sizes)
+    rng = _rng(seed)
+    means = np.empty(draws)
+    for start in range(0, draws, 500):  # in pieces, to stay small in memory
+        chosen = rng.integers(0, g, size=(min(500, draws - start), g), dtype=np.int32)
+        means[start : start + 500] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
     low, high = np.quantile(mean + (means - mean) * math.sqrt(g / (g - 1)), _tails(level))
     return Interval(value=mean, low=max(float(low), float(x.min())), high=min(float(high), float(x.max())), n=len(x))
 
@@ -91,7 +95,7 @@ def bootstrap_statistic(
     clusters: Sequence[Hashable] | None = None,
     *,
     seed: int = 0,
-    draws: int = DRAWS,
+    draws: int = 2000,
     level: float = LEVEL,
 ) -> Interval:
     """Any statistic of rows with its percentile bootstrap interval, for ratios such as F1 that are no mean.

@@ -81,7 +81,7 @@ def _names(rubric: Rubric) -> dict[str, str]:
 def _position(raw: Any) -> int | None:
     if type(raw) is int:
         return raw
-    match = _POSITION.fullmatch(raw) if isinstance(raw, str) else None
+    match = _POSITION.fullmatch(raw) if isinstance(raw, str) and len(raw) < 40 else None
     return int(match.group(1)) if match else None
 
 
@@ -223,7 +223,7 @@ def _table_rows(table: Sequence[list[str]], names: dict[str, str]) -> list[Row]:
 def _read_lines(text: str, names: dict[str, str]) -> tuple[str, list[Row]]:
     """`Completion 1:` and below it `Helpfulness: 3 because ...`, or all attributes on one line with commas."""
     words = "|".join(_loose(n) for n in sorted(names, key=len, reverse=True))
-    entry = rf"({words})(?:\s+(?:score|rating))?\W*?[:=]\W*?"
+    entry = rf"({words})(?:\s+(?:score|rating))?\W{{0,6}}?[:=]\W{{0,6}}?"
     amount = r"(\d[^\s,;|]*(?:\s*(?:/|out of|or|to|and|–|-)\s*\d[^\s,;|]*)?)"
     single = re.compile(rf"\W*(?:\d+[.)]\W*)?{entry}{amount}(.*)", re.IGNORECASE)
     several = re.compile(rf"{entry}{amount}\W*(?:[,;|]|$)", re.IGNORECASE)

@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
-from annotate.asking import Limits, ReadImage, ask_all
+from annotate.asking import Limits, ReadImage, ask_all, tokens_of
 from annotate.backends.registry import make_annotator
 from annotate.errors import UserError
 from annotate.limits import Patience
@@ -47,8 +47,6 @@ class AnnotateSettings(Limits, Protocol):
     def mode(self) -> Mode: ...
     @property
     def passes(self) -> int: ...
-    @property
-    def max_output_tokens(self) -> int: ...
     @property
     def options(self) -> Mapping[str, Any]: ...
 
@@ -247,9 +245,8 @@ class AnnotateWork:
 
 
 def estimate(annotator: Annotator, limits: Limits, requests: Sequence[Request], output: int, cached: int) -> Estimate:
-    """Tokens by rule of thumb: 4 characters each, and 258 for an image."""
-    characters = sum(len(part.text) for r in requests for message in r.messages for part in message.parts)
-    input_tokens = characters // 4 + 258 * sum(len(r.prompt.images) for r in requests)
+    """What these requests would take; `output` is the guessed length of all their replies, in tokens."""
+    input_tokens = sum(tokens_of(r) for r in requests)
     usd: float | None = 0.0
     if annotator.paid:
         usage = {"input_tokens": input_tokens, "output_tokens": output}

@@ -2,7 +2,7 @@
 
     prompt.meta["answer_key"] = {"form": "sentence",       # wanted: sentence, word, list, or any
                                  "claims": [{"vocabulary": ["red", "blue"], "truth": ["red"],
-                                             "given": [],           # words that the question itself names
+                                             "given": [],           # words that count neither way
                                              "ordered": false}]}    # whether the words' order is part of the claim
 
 It grades claims, not length. Words of `vocabulary` in a completion are what it claims. Truth pays first: what claims
@@ -79,7 +79,10 @@ def _attributes_wanted(request: Request) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One thing that an answer claims, by the words it may be claimed with."""
+    """One thing that an answer claims, by the words it may be claimed with.
+
+    Where `truth` is empty nothing needs to be claimed, and nothing may be but what is `given`.
+    """
 
     vocabulary: tuple[str, ...]
     truth: tuple[str, ...]
@@ -102,8 +105,8 @@ class AnswerKey:
         if not isinstance(raw, Mapping) or raw.get("form") not in FORMS or not isinstance(raw.get("claims"), list):
             raise RecordError(f"meta.answer_key: expected form (one of {', '.join(FORMS)}) and claims (a list)")
         slots = tuple(_read_slot(claim, f"meta.answer_key.claims[{i}]") for i, claim in enumerate(raw["claims"]))
-        if not slots:
-            raise RecordError("meta.answer_key.claims: expected at least one claim")
+        if not any(slot.truth for slot in slots):
+            raise RecordError("meta.answer_key.claims: expected at least one claim with a truth")
         return cls(form=raw["form"], slots=slots)
 
 
@@ -117,8 +120,8 @@ def _read_slot(raw: Any, where: str) -> Slot:
         if not isinstance(value, list) or not all(isinstance(w, str) and w.strip() for w in value):
             raise RecordError(f"{where}.{name}: expected a list of words")
         words[name] = tuple(w.casefold() for w in value)
-    if not words["truth"] or not set(words["truth"]) <= set(words["vocabulary"]):
-        raise RecordError(f"{where}.truth: expected at least one word of the vocabulary, and only such")
+    if not words["vocabulary"] or not set(words["truth"]) <= set(words["vocabulary"]):
+        raise RecordError(f"{where}: expected words in vocabulary, and in truth only words of it")
     if not isinstance(raw.get("ordered", False), bool):
         raise RecordError(f"{where}.ordered: expected true or false")
     return Slot(**words, ordered=raw.get("ordered", False))
@@ -133,8 +136,8 @@ class Found:
 
     claimed: tuple[str, ...]
     wrong: tuple[str, ...]
-    share: float
-    """How much of the slot's truth is told, falsehoods counted against it."""
+    share: float | None
+    """How much of the slot's truth is told, falsehoods counted against it; None where there is none to tell."""
 
 
 def grade(text: str, key: AnswerKey) -> Rated:
@@ -143,7 +146,8 @@ def grade(text: str, key: AnswerKey) -> Rated:
     spoken = re.sub(r"(?<!\S)\d+\.(?=\s)", " ", text) if form == "list" else text
     found = [_look(spoken, slot) for slot in key.slots]
     wrong = [word for f in found for word in f.wrong]
-    share = sum(f.share for f in found) / len(found)
+    shares = [f.share for f in found if f.share is not None]
+    share = sum(shares) / len(shares)
     fits = form is not None and (form == key.form or (key.form == "any" and form == "sentence"))
     looped = form != "list" and re.search(r"\b(\w+)(?:\W+\1\b)+", text.casefold()) is not None
 
@@ -188,7 +192,10 @@ def _look(text: str, slot: Slot) -> Found:
     longest_first = sorted(slot.vocabulary, key=lambda w: (-len(w), w))
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
     words = [w for w in pattern.findall(text.casefold()) if w in slot.truth or w not in slot.given]
-    if slot.ordered:
+    share: float | None
+    if not slot.truth:
+        wrong, share = words, None
+    elif slot.ordered:
         right = sum(said == true for said, true in zip(words, slot.truth, strict=False))
         wrong = [w for i, w in enumerate(words) if i >= len(slot.truth) or w != slot.truth[i]]
         share = right / max(len(words), len(slot.truth))
@@ -215,7 +222,7 @@ def _length_score(text: str) -> int:
 
 
 def _reasoning(key: AnswerKey) -> str:
-    truths = "; ".join(", ".join(slot.truth) for slot in key.slots)
+    truths = "; ".join(", ".join(slot.truth) for slot in key.slots if slot.truth)
     form = "no form is asked for" if key.form == "any" else f"a {key.form} is asked for"
     return f"True is: {truths}. As to form, {form}. Each completion is checked for what it claims, then for its form."
 

@@ -51,9 +51,6 @@ class Bar:
 
             self._tqdm = tqdm(total=total, initial=done, desc=stage, dynamic_ncols=True, leave=False)
 
-    def advance(self, records: int) -> None:
-        self.set(self.done + records, self.total, self.note)
-
     def set(self, done: int, total: int, note: str = "") -> None:
         self.done, self.total, self.note = done, total, note
         if self._tqdm is not None:

@@ -171,7 +171,7 @@ class Runner:
         with Journal(folder.journal) as journal:
             # What failed may succeed under other options (a fuller file of replies); what came out well is kept.
             again = retry or state.kind == "stale"
-            pending = [u for u in units if u.key not in journal.lines or (again and _failed(journal.lines[u.key]))]
+            pending = [u for u in units if u.key not in journal.lines or (again and failed(journal.lines[u.key]))]
             self._ask_before_spending(stage, work, pending, target)
             folder.begin(len(units))
             try:
@@ -254,7 +254,8 @@ class Runner:
             if key not in records:
                 raise AssertionError(f"{stage.name}: unit {key} was not pending, or is done twice")
             journal.append(key, line)
-            bar.advance(records.pop(key))
+            made = records.pop(key)
+            bar.set(*((bar.total, bar.total) if len(units) == 1 else (bar.done + made, bar.total)), bar.note)
 
         def progress(done: int, total: int, note: str = "") -> None:
             # A stage of one unit counts its own steps; elsewhere the units are what is counted.
@@ -304,7 +305,7 @@ def price(estimate: Estimate) -> str:
     return f"{estimate.calls} calls, {tokens}, {dollars}"
 
 
-def _failed(line: Line) -> bool:
+def failed(line: Line) -> bool:
     """Whether a line tells of a unit that came to nothing and may be tried again."""
     return bool(line.get("outcome", "ok") != "ok")
 

@@ -1,0 +1,234 @@
+"""The command `align`: a verb, then a recipe (`*.yaml`) with `key=value` changes, or bare files.
+
+Exit 0 done · 2 the user's mistake, told without a traceback · 3 stopped by a limit, state kept · 1 our fault ·
+130 interrupted, state kept. Nothing heavy is imported before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb: `run` is `module:function`, called with the parsed arguments and a console."""
+
+    help: str
+    run: str = "align.commands.road:run"
+    takes: str = "recipe"
+    """recipe, recipe or files, files, run or nothing: what stands behind the verb."""
+    examples: tuple[str, ...] = ()
+
+
+_STAGES = {
+    "language": "a language model and its tokenizer from nothing (the demo's base)",
+    "connect": "vision tower and projector joined to it",
+    "tune": "visual instruction tuning",
+    "sample": "n completions of every prompt by the model",
+    "annotate": "scores for every completion",
+    "teach": "the annotator answers the prompts itself",
+    "pairs": "from scores to training sets; also on a bare annotation file",
+    "dpo": "direct preference optimization on the pairs",
+    "steerlm": "SteerLM: fine-tuning conditioned on the scores",
+    "rejection": "fine-tuning on the best completion of every prompt",
+    "sft": "fine-tuning on the annotator's own answers",
+    "evaluate": "benchmarks for every model",
+    "report": "one table and one page",
+}
+VERBS = {
+    "run": Verb(
+        help="all stages of a recipe",
+        examples=("align run recipes/demo.yaml", "align run recipes/demo.yaml seed=1 name=demo-1 dpo.trl.beta=0.2"),
+    ),
+    "status": Verb(
+        help="each stage: done, stale (and why), unfinished, failed, never; counts and cost",
+        run="align.commands.overview:status",
+        examples=("align status recipes/demo.yaml", "align status recipes/demo.yaml sample.n=8 --json"),
+    ),
+    "estimate": Verb(
+        help="calls, tokens, dollars and minutes that are still to be spent",
+        run="align.commands.overview:estimate",
+        examples=("align estimate recipes/own_data.yaml",),
+    ),
+    "verify": Verb(
+        help="hash every output again and compare with its manifest",
+        run="align.commands.overview:verify",
+        takes="run",
+        examples=("align verify runs/demo", "align verify recipes/demo.yaml"),
+    ),
+    "validate": Verb(
+        help="check a file of records, LLaVA conversations or benchmark questions, or a recipe",
+        run="align.commands.files:validate",
+        takes="file",
+        examples=("align validate data/prompts.jsonl --image-root data/images", "align validate recipes/demo.yaml"),
+    ),
+    "env": Verb(
+        help="check the installation",
+        run="align.commands.env:check",
+        takes="nothing",
+        examples=("align env", "align env --json"),
+    ),
+    **{
+        name: Verb(
+            help=text,
+            takes="recipe or files" if name == "pairs" else "recipe",
+            examples=(f"align {name} recipes/demo.yaml",)
+            + (("align pairs annotated.jsonl outdir min_margin=3",) if name == "pairs" else ()),
+        )
+        for name, text in _STAGES.items()
+    },
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our lines (`| head`) has seen enough; keep Python from complaining as it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    verb = arguments[0]
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(version("mmalign"))
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"align: no verb {verb!r}{hint}  Verbs: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    options = _parser(verb, helping=bool({"-h", "--help"} & set(arguments))).parse_intermixed_args(arguments[1:])
+    return _call(verb, options)
+
+
+def _call(verb: str, options: argparse.Namespace) -> int:
+    from align.console import Console
+    from annotate.errors import MmalignError, UserError
+
+    console = Console(machine=options.json, quiet=options.quiet)
+    options.verb = verb
+    signal.signal(signal.SIGTERM, _interrupt)
+    module, _, function = VERBS[verb].run.partition(":")
+    try:
+        code: int = getattr(import_module(module), function)(options, console)
+        return code
+    except MmalignError as error:
+        if options.json:
+            faults = list(error.faults) if isinstance(error, UserError) else [str(error)]
+            print(json.dumps({"event": "error", "exit": error.exit_code, "faults": faults}, ensure_ascii=False))
+        else:
+            print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        again = " ".join(["align", *sys.argv[1:]])
+        print(f"\ninterrupted; what is done so far is kept. To go on: {again}", file=sys.stderr)
+        return 130
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _overview() -> str:
+    stages = "\n".join(f"  {name:10} {text}" for name, text in _STAGES.items())
+    others = "\n".join(f"  {name:10} {verb.help}" for name, verb in VERBS.items() if name not in _STAGES)
+    return f"""usage: align VERB RECIPE.yaml [key=value ...] [--json] [--yes] [-q]
+
+Measure how much visual instruction tuning worsens a language model, and repair it by preference alignment.
+
+verbs:
+{others}
+
+stages, in order; each brings the earlier ones up to date first (never spending money) and then runs itself:
+{stages}
+
+examples:
+  align run recipes/demo.yaml                       the whole road, on a CPU
+  align status recipes/demo.yaml                    what is done, what is stale and why
+  align dpo recipes/demo.yaml dpo.trl.beta=0.2      one stage, with one option changed
+  align pairs annotated.jsonl outdir                pairs from annotations made elsewhere
+  align VERB --help                                 the options of one verb
+
+exit code: 0 done, 2 your mistake, 3 stopped by a limit (state kept), 1 our fault, 130 interrupted (state kept)"""
+
+
+def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
+    about = VERBS[verb]
+    parser = argparse.ArgumentParser(
+        prog=f"align {verb}",
+        description=f"{about.help[0].upper()}{about.help[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_epilog(verb, about) if helping else None,
+    )
+    if about.takes in ("recipe", "recipe or files"):
+        files = ", or ANNOTATED.jsonl OUTDIR" if about.takes == "recipe or files" else ""
+        parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe, *.yaml{files}")
+        parser.add_argument("changes", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    elif about.takes == "run":
+        parser.add_argument("run", metavar="RUN", help="the folder of a run, or its recipe")
+    elif about.takes == "file":
+        parser.add_argument("file", metavar="FILE")
+        parser.add_argument("--image-root", default=".", help="folder that image paths are relative to (default: .)")
+    if verb == "pairs":
+        parser.add_argument("--seed", type=int, default=0, help="for bare files: seed of the draws (default: 0)")
+        parser.add_argument("--rubric", help="for bare files: the rubric, where it is not a shipped one")
+    if about.run.startswith("align.commands.road"):
+        parser.add_argument("--yes", action="store_true", help="spend money where a stage would")
+        if verb in ("annotate", "teach"):
+            parser.add_argument("--retry", action="store_true", help="ask again for what failed")
+    parser.add_argument("--json", action="store_true", help="one JSON event a line")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
+    return parser
+
+
+def _epilog(verb: str, about: Verb) -> str:
+    lines = ["examples:", *(f"  {example}" for example in about.examples)]
+    if verb in _STAGES:
+        lines += ["", f"options of the recipe's block `{verb}` (* changes nothing that is done):", *_options(verb)]
+    return "\n".join(lines)
+
+
+def _options(stage: str) -> list[str]:
+    """The fields of the stage's settings, with defaults and help."""
+    from typing import get_args, get_type_hints
+
+    from align.recipe import Recipe
+
+    def rows(kind: Any, prefix: str) -> list[str]:
+        found = []
+        for spec in dataclasses.fields(kind):
+            hint = get_type_hints(kind)[spec.name]
+            if dataclasses.is_dataclass(hint):
+                found += rows(hint, f"{prefix}{spec.name}.")
+                continue
+            factory = spec.default_factory
+            default = spec.default if factory is dataclasses.MISSING else factory()
+            shown = json.dumps(default, default=lambda _: "")
+            mark = "*" if spec.metadata.get("operational") else " "
+            text = f"{spec.metadata.get('help', '')} (default: {shown if len(shown) < 40 else 'see docs'})"
+            found.append(f" {mark}{prefix}{spec.name:22} {text}")
+        return found
+
+    (settings,) = (a for a in get_args(get_type_hints(Recipe)[stage]) if a is not type(None))
+    return rows(settings, "")

@@ -1,0 +1,24 @@
+"""`align run` and `align STAGE`: the road, or a part of it."""
+
+from __future__ import annotations
+
+import argparse
+
+from align.console import Console
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Bring the stage that the verb names, or all of them, up to date."""
+    verb: str = options.verb
+    if verb == "pairs" and not options.recipe.endswith((".yaml", ".yml")):
+        from align.commands.files import pairs
+
+        return pairs(options, console)
+    from align.recipe import load_recipe
+    from align.runner import Runner
+
+    recipe = load_recipe(options.recipe, options.changes)
+    runner = Runner(recipe, console, yes=options.yes, retry=getattr(options, "retry", False))
+    runner.bring(None if verb == "run" else verb)
+    console.tell("finished", f"done: {recipe.folder}", run=str(recipe.folder))
+    return 0

@@ -55,6 +55,12 @@ def run(work: AnnotateWork | TeachWork, workspace: Path) -> tuple[dict[str, Any]
     return lines, work.compile(lines, workspace)
 
 
+def quality(record: Annotated) -> list[float]:
+    """Helpfulness + correctness + coherence of each completion."""
+    scores = record.scores()
+    return [sum(scores[c.id][n] for n in ("helpfulness", "correctness", "coherence")) for c in record.completions]
+
+
 class Listed:
     """An annotator that answers with the replies of a list, one after the other, and then with full marks."""
 
@@ -114,17 +120,9 @@ def test_rules_rate_every_completion_and_the_funnel_adds_up(tmp_path: Path) -> N
     work = AnnotateWork(prompts=prompts, completions=completions, settings=Annotate(), seed=0, read_image=read_image)
     _, compiled = run(work, tmp_path)
     first, second = compiled.files["annotated.jsonl"]
-    quality = [
-        [sum(first.scores()[c.id][n] for n in ("helpfulness", "correctness", "coherence")) for c in first.completions],
-        [
-            sum(second.scores()[c.id][n] for n in ("helpfulness", "correctness", "coherence"))
-            for c in second.completions
-        ],
-    ]
-    assert quality == [
-        [4, 12, 8],
-        [8, 2, 12],
-    ]  # wrong in the stated form 4, right in another form 8, right and in form 12
+    # Wrong in the stated form 4, wrong in another 2; right in another form 8, right and in the stated form 12.
+    assert quality(first) == [4, 12, 8]
+    assert quality(second) == [8, 2, 12]
     assert first.annotations[0].ratings[0].rationale.startswith("Correctness ")
     assert [(f.record_id, f.reason) for f in compiled.files["failures.jsonl"]] == [
         (prompts[2].id, Reason.COMPLETIONS_MISSING),
@@ -337,10 +335,9 @@ def test_an_unreadable_reply_is_asked_again_only_where_decoding_is_random(tmp_pa
 def test_reading_again_asks_nothing(tmp_path: Path) -> None:
     annotator = Listed()
     asked = prompt("Q?")
-    completions = answers(asked, "It is red.")
     work = AnnotateWork(
         prompts=[asked],
-        completions=completions,
+        completions=answers(asked, "It is red."),
         settings=Annotate(),
         seed=0,
         read_image=read_image,
@@ -381,14 +378,7 @@ def test_completions_of_other_prompts_are_refused() -> None:
     ours, other = prompt("Ours?"), prompt("Other?")
     completions = [*answers(ours, "a", "b"), *answers(other, "c"), replace(answers(ours, "d")[0], index=0)]
     with pytest.raises(UserError) as error:
-        AnnotateWork(
-            prompts=[ours],
-            completions=completions,
-            settings=Annotate(),
-            seed=0,
-            read_image=read_image,
-            annotator=Listed(),
-        )
+        AnnotateWork(prompts=[ours], completions=completions, settings=Annotate(), seed=0, read_image=read_image)
     assert len(error.value.faults) == 2  # the one of another prompt, and the second with index 0
 
 

@@ -53,7 +53,7 @@ READABLE = {
         [A, B],
     ),
     "a list per attribute": (
-        '{"helpfulness": [4, 1], "correctness": [3, 0], "coherence": [4, 3], "complexity": [1, 1], "verbosity": [2, 1]}',
+        '{"helpfulness": [4, 1], "correctness": [3, 0], "coherence": [4, 3], "complexity": [1, 1], "verbosity":[2,1]}',
         [A, B],
     ),
     "a score and a reason per attribute": (
@@ -66,7 +66,7 @@ READABLE = {
         [A],
     ),
     "numbers as text": (
-        '{"helpfulness": "4", "correctness": "3/4", "coherence": "4 out of 4", "complexity": "1", "verbosity": "**2**"}',
+        '{"helpfulness": "4", "correctness": "3/4", "coherence": "4 out of 4", "complexity": "1", "verbosity":"**2**"}',
         [A],
     ),
     "no number needed for one": (f"Good. {A_JSON.replace(chr(34) + 'completion' + chr(34) + ': 1, ', '')}", [A]),
@@ -219,7 +219,7 @@ def test_a_preference_is_never_guessed(text: str, reason: str) -> None:
         parse_reply(text, 2, RUBRIC, pairwise=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ properties
+# ----------------------------------------------------------------------------------------------------------- properties
 
 RATINGS = st.lists(
     st.builds(
@@ -266,7 +266,7 @@ def test_a_reply_of_brackets_alone_is_soon_given_up() -> None:
         parse_reply("[" * 100_000, 1, RUBRIC)
 
 
-# ---------------------------------------------------------------------------------------------------------------- asking
+# --------------------------------------------------------------------------------------------------------------- asking
 
 SEVEN = Image(path="7.png", sha256=hashlib.sha256(b"seven").hexdigest())
 ASKED = Prompt.of(
@@ -341,7 +341,7 @@ def test_a_question_is_the_conversation_itself() -> None:
     assert asked.schema is None
 
 
-# ---------------------------------------------------------------------------------------------------------------- rubric
+# --------------------------------------------------------------------------------------------------------------- rubric
 
 
 def test_the_shipped_rubric_has_an_anchor_for_every_level() -> None:

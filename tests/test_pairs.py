@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align.console import Console
 from align.pairs import (
     build_files,
     build_preference_pairs,
@@ -21,7 +22,11 @@ from align.pairs import (
     conditioning,
 )
 from align.pairs.stage import PairsWork
+from align.pairs.stage import work as stage_work
+from align.recipe import load_recipe
+from align.runner import Runner
 from align.settings import Pairs
+from align.stages import STAGES
 from annotate.errors import UserError
 from annotate.jsonl import read_records, write_records
 from annotate.records import (
@@ -542,3 +547,35 @@ def test_importing_the_builders_does_not_import_torch():
     code = "import sys, annotate, align.pairs; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "align" in loaded and not {"torch", "transformers", "trl", "numpy", "PIL"} & set(loaded)
+
+
+def test_a_recipe_hands_the_stage_its_annotations_and_prompts(tmp_path):
+    asked = Prompt.of((Turn(role="user", text="never annotated?"),), source="charts")
+    write_records(tmp_path / "prompts.jsonl", [*(row.prompt for row in HAND), asked])
+    (tmp_path / "mine.yaml").write_text(
+        f"seed: 7\n"
+        f"runs: {tmp_path}/runs\n"
+        f"model: {tmp_path}/model\n"
+        f"prompts: {{file: {tmp_path}/prompts.jsonl}}\n"
+        f"sample: {{}}\n"
+        f"annotate: {{}}\n"
+        f"pairs: {{min_margin: 3}}\n"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    (recipe.folder / "annotate").mkdir(parents=True)
+    write_records(recipe.folder / "annotate" / "annotated.jsonl", HAND)
+    made = stage_work(Runner(recipe, Console()).context(STAGES["pairs"]))
+    assert made == PairsWork(
+        rows=tuple(HAND),
+        prompts={"charts": 2, "digits": 3},
+        settings=Pairs(min_margin=3),
+        rubric=HELPSTEER,
+        seed=7,
+        needs_pairs=False,
+    )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    with pytest.raises(UserError, match=r"annotated.jsonl/out: cannot be written \("):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "annotated.jsonl" / "out", Pairs(), 0)

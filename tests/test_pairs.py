@@ -479,6 +479,18 @@ def test_no_pair_above_the_margin_stops_before_anything_is_written(tmp_path):
     assert finished == [{"pairs": 0}]
 
 
+def test_annotations_that_only_compare_give_no_scores(tmp_path):
+    row = annotated("?", [A, D])
+    (rated,) = row.annotations
+    compared = replace(row, annotations=(replace(rated, mode="pairwise", preference="first", ratings=()),))
+    write_records(tmp_path / "annotated.jsonl", [compared])
+    with pytest.raises(UserError, match=r"pairwise ones only compare. Annotate with mode listwise or pointwise"):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+    (tmp_path / "annotated.jsonl").write_text("")
+    with pytest.raises(UserError, match="not one prompt was annotated"):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+
+
 def test_files_from_a_bare_annotation_file(tmp_path):
     write_records(tmp_path / "annotated.jsonl", HAND)
     out = tmp_path / "new" / "out"

@@ -119,6 +119,11 @@ class Account:
         annotated = self.total()["annotated"]
         if not annotated:
             raise UserError("no pair: not one prompt was annotated; see the failures of `annotate`")
+        if self.failures[Reason.UNRATED.value] == annotated:
+            raise UserError(
+                "no pair: the annotations hold no scores to choose by; pairwise ones only compare. "
+                "Annotate with mode listwise or pointwise"
+            )
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(self.failures.items()))
         spread = ", ".join(f"{points}: {n}" for points, n in sorted(self.widest.items())) or "none could be compared"
         raise UserError(

@@ -40,15 +40,16 @@ class Resolved:
 class Models:
     """The models of one recipe, looked up when first needed."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, shipped: Path = SHIPPED) -> None:
+        """`shipped`: the folder of the trained copy."""
+        self.recipe, self.shipped = recipe, shipped
 
     @cached_property
     def model(self) -> Resolved:
         """Raises `UserError` with a remedy where there is none."""
         if self.recipe.tune is not None:
             return _own(self.recipe, "tune")
-        return resolve(self.recipe.model, key="model", stage="tune", shipped="vlm")
+        return resolve(self.recipe.model, key="model", stage="tune", shipped=self.shipped / "vlm")
 
     @cached_property
     def backbone(self) -> Resolved | None:
@@ -56,7 +57,7 @@ class Models:
             return _own(self.recipe, "language")
         if not self.recipe.backbone:
             return None
-        return resolve(self.recipe.backbone, key="backbone", stage="language", shipped="language")
+        return resolve(self.recipe.backbone, key="backbone", stage="language", shipped=self.shipped / "language")
 
     def model_sha256(self) -> str:
         return self.model.sha256
@@ -74,7 +75,7 @@ def base_recipe_sha256(recipe: Recipe) -> str:
     return sha256_of(options)
 
 
-def resolve(name: str, *, key: str, stage: str, shipped: str) -> Resolved:
+def resolve(name: str, *, key: str, stage: str, shipped: Path) -> Resolved:
     """The model called `name` under `key` of a recipe. Raises `UserError` with a remedy."""
     if name.endswith((".yaml", ".yml")):
         return _of_recipe(load_recipe(name), key, stage, shipped)
@@ -95,27 +96,28 @@ def _folder(path: Path, note: str) -> Resolved:
     return Resolved(path=path, sha256=model_digest(path), note=note)
 
 
-def _of_recipe(base: Recipe, key: str, stage: str, shipped: str) -> Resolved:
+def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path) -> Resolved:
     if base.block(stage) is None:
         raise UserError(f"{key}: {base.path} has no `{stage}` block, so it trains no such model")
     state = state_of(base, STAGES[stage], _NoModels())
     if state.kind == "done":
         return _own(base, stage)
-    remedy = f"train it with `align {stage} {base.path}` (the demo's: make demo-base)"
     trained = base.folder / stage
-    if not SHIPPED.is_dir():
+    remedy = f"train it with `align {stage} {base.path}` (the demo's: make demo-base)"
+    receipt = shipped.parent / "base.json"
+    if not receipt.is_file():
         raise UserError(f"{key}: {trained} is not there ({state.kind}); {remedy}")
     try:
-        receipt = json.loads((SHIPPED / "base.json").read_text(encoding="utf-8"))
-        found = receipt["recipe_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{SHIPPED / 'base.json'}: cannot be read ({error}); {remedy}") from None
-    if found != base_recipe_sha256(base):
+        found = json.loads(receipt.read_text(encoding="utf-8"))
+        trained_by, seed = found["recipe_sha256"], found["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{receipt}: is no receipt of a base ({error!r}); {remedy}") from None
+    if trained_by != base_recipe_sha256(base):
         raise UserError(
-            f"{key}: {trained} is not there ({state.kind}), and the model in {SHIPPED} was trained by another version "
-            f"of {base.path}; {remedy}"
+            f"{key}: {trained} is not there ({state.kind}), and the model in {shipped.parent} was trained by another "
+            f"version of {base.path}; {remedy}"
         )
-    return _folder(SHIPPED / shipped, f"shipped, trained by {base.path} with seed {receipt['seed']}")
+    return _folder(shipped, f"shipped, trained by {base.path} with seed {seed}")
 
 
 def _from_hub(name: str, key: str) -> Resolved:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from align.evaluate.suites import SUITES
 from align.recipe_reader import Faults, did_you_mean
 from align.stages import STAGES
 from align.train import trl_fields
+from annotate.backends.registry import installed
 from annotate.errors import UserError
-from annotate.protocol import ENTRY_POINT_GROUP
 from annotate.rubric import load_rubric
 
 if TYPE_CHECKING:
@@ -77,11 +76,11 @@ def _annotators(recipe: Recipe, faults: Faults) -> None:
     used = {key: block for key, block in named.items() if block is not None}
     if not used:
         return
-    installed = sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+    known = installed()
     for key, block in used.items():
-        if block.backend not in installed:
-            hint = did_you_mean(block.backend, installed)
-            shown = ", ".join(installed) or "none (is mmalign installed? pip install -e .)"
+        if block.backend not in known:
+            hint = did_you_mean(block.backend, known)
+            shown = ", ".join(known) or "none (is mmalign installed? pip install -e .)"
             faults.add(f"{key}.backend", f"no annotator {block.backend!r}{hint}  Installed: {shown}")
 
 

@@ -28,6 +28,7 @@ from align.settings import Prompts
 from align.stages import STAGES, Stage, make_work
 from align.state import State, earlier, present, stage_identity, state_of, states
 from align.workspace import StageFolder, commit, locked
+from annotate.backends.registry import make_annotator
 from annotate.errors import MmalignError, UserError
 from annotate.journal import Journal
 from annotate.jsonl import read_records
@@ -147,11 +148,17 @@ class Runner:
         if any(s.uses_prompts for s in ahead):
             with _gathered(faults):
                 _ = self.prompts.checked
-        if any(s.name == "evaluate" for s in ahead) and self.recipe.evaluate:
-            from align.evaluate.plan import load_exams
+        for stage in ahead:
+            block = self.recipe.block(stage.name)
+            asked = getattr(block, "judge", None) if stage.name == "evaluate" else block
+            if asked is not None and hasattr(asked, "backend"):
+                with _gathered(faults):
+                    make_annotator(asked.backend, asked.model, asked.options)
+            if stage.name == "evaluate":
+                from align.evaluate.plan import load_exams
 
-            with _gathered(faults):
-                load_exams(self.recipe.evaluate, self.recipe.prompts or Prompts())
+                with _gathered(faults):
+                    load_exams(block, self.recipe.prompts or Prompts())
         if faults:
             raise UserError(*faults)
 

@@ -160,7 +160,7 @@ def _states(recipe: Recipe, digests: Digests) -> Callable[[str], State]:
         if manifest is None:
             return _unfinished(recipe.folder / name, waiting)
         if waiting:
-            return State("stale", f"{waiting} comes first", manifest)
+            return State("stale", f"waits for {waiting}", manifest)
         identity, _ = stage_identity(recipe, stage, digests)
         if identity != manifest.identity:
             return State("stale", changes(manifest.identity, identity), manifest)
@@ -180,7 +180,7 @@ def _unfinished(folder: Path, waiting: str | None) -> State:
         attempt = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
         lines = (folder / "journal.jsonl").read_bytes().count(b"\n")
     except (OSError, ValueError):
-        return State("never", f"{waiting} comes first" if waiting else "")
+        return State("never", f"waits for {waiting}" if waiting else "")
     if attempt["error"]:
         return State("failed", attempt["error"])
     return State("unfinished", f"{min(lines, attempt['units'])} of {attempt['units']} units")

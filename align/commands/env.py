@@ -8,13 +8,13 @@ import platform
 import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, entry_points, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 from align.base import SHIPPED
 from align.console import Console
-from annotate.protocol import ENTRY_POINT_GROUP
+from annotate.backends.registry import installed
 
 _ORDER = ("train", "report", "demo", "gemini", "gemini-legacy", "qlora")
 
@@ -39,7 +39,7 @@ def check(options: argparse.Namespace, console: Console) -> int:
     if not packages:
         lines.append("mmalign is not installed here: pip install -c constraints.txt -e '.[train,report]'")
     machine = _machine()
-    annotators = sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+    annotators = installed()
     lines += [f"{name:14} {value}" for name, value in machine.items()]
     lines.append(f"{'annotators':14} {', '.join(annotators) or 'none'}")
     console.result("\n".join(lines), packages=packages, machine=machine, annotators=annotators, ok=base_ok)

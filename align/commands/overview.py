@@ -76,7 +76,7 @@ def estimate(options: argparse.Namespace, console: Console) -> int:
             continue
         found, exact = _estimate(runner, stage, state)
         if found is None:
-            lines.append(f"{stage.name:10} known once {state.why}")
+            lines.append(f"{stage.name:10} not known yet: {state.why}")
             continue
         rows.append({"stage": stage.name, "exact": exact, **asdict(found)})
         lines.append(f"{stage.name:10} {_spelled(found)}{'' if exact else ' (at most: nothing is sampled yet)'}")
@@ -90,7 +90,7 @@ def estimate(options: argparse.Namespace, console: Console) -> int:
 def _estimate(runner: Runner, stage: Stage, state: State) -> tuple[Estimate | None, bool]:
     """The estimate and whether it is exact; None where it depends on what is not there yet."""
     context = runner.context(stage)
-    exact = not state.why.endswith("comes first")
+    exact = not state.why.startswith("waits for")
     if not exact:
         if stage.name != "annotate":
             return None, False

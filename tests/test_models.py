@@ -9,9 +9,8 @@ import pytest
 import torch
 from tiny_llava import ask_about, save_image, save_tiny_language_model, save_tiny_llava
 
-from align.models.digest import model_sha256
 from align.models.encode import left_pad
-from align.models.load import LoadedModel, load_language_model, load_vlm
+from align.models.load import LoadedModel, digest_of, load_language_model, load_vlm
 from annotate.errors import UserError
 from annotate.records import Turn
 
@@ -96,12 +95,12 @@ def test_the_processor_resizes_with_pillow(vlm: LoadedModel) -> None:
 def test_the_digest_follows_weights_and_tokenizer_but_not_notes(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    before = model_sha256(copy)
-    assert before == model_sha256(folder)
+    before = digest_of(copy)
+    assert before == digest_of(folder)
     (copy / "README.md").write_text("a note")
-    assert model_sha256(copy) == before
+    assert digest_of(copy) == before
     (copy / "config.json").write_text((copy / "config.json").read_text().replace('"use_cache": true', '"use_cache": 1'))
-    assert model_sha256(copy) != before
+    assert digest_of(copy) != before
 
 
 def without(*patterns: str):  # type: ignore[no-untyped-def]

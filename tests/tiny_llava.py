@@ -14,7 +14,7 @@ import torch
 from PIL import Image as PILImage
 
 from align.context import PromptSet
-from align.models.digest import model_sha256
+from align.digest import model_digest
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm
 from align.recipe import Recipe
 from align.train.settings_base import ConnectSettings, LanguageSettings
@@ -74,7 +74,7 @@ class FolderContext:
 
     @property
     def model_sha256(self) -> str:
-        return model_sha256(self.model)
+        return model_digest(self.model)
 
     def prompts(self) -> PromptSet:
         return self.prompt_set

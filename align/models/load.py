@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from align.models.digest import model_sha256
+from align.digest import model_digest
 from align.models.encode import Encoder
 from align.models.quiet import quiet
 from annotate.errors import UserError
+from annotate.records import sha256_of
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -32,6 +33,7 @@ class LoadedModel:
     """None: a language model; it cannot be shown images."""
     encoder: Encoder
     digest: str
+    """Of the files it was loaded from."""
 
     @property
     def n_positions(self) -> int | None:
@@ -61,7 +63,7 @@ def load_vlm(folder: Path, *, adapter: Path | None = None, device: Device = "aut
         tokenizer=tokenizer,
         processor=processor,
         encoder=Encoder(tokenizer, processor),
-        digest=model_sha256(folder, adapter),
+        digest=digest_of(folder, adapter),
     )
 
 
@@ -77,8 +79,14 @@ def load_language_model(folder: Path, *, device: Device = "auto") -> LoadedModel
             raise UserError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})") from error
         model = _load(AutoModelForCausalLM, folder, device)
     return LoadedModel(
-        model=model, tokenizer=tokenizer, processor=None, encoder=Encoder(tokenizer), digest=model_sha256(folder)
+        model=model, tokenizer=tokenizer, processor=None, encoder=Encoder(tokenizer), digest=digest_of(folder)
     )
+
+
+def digest_of(folder: Path, adapter: Path | None = None) -> str:
+    """One hash for the model in `folder` with, where one is given, the adapter on top."""
+    base = model_digest(folder)
+    return base if adapter is None else sha256_of([base, model_digest(adapter)])
 
 
 def check_folder(folder: Path) -> None:

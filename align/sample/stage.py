@@ -9,6 +9,7 @@ and `failures.jsonl`. A unit is one batch. Run it with `align sample RECIPE`.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,11 +124,9 @@ class SampleWork:
 
     def _fault(self, loaded: LoadedModel, prompt: Prompt) -> Failure | None:
         """Why this prompt cannot be sampled now, although it was good when the recipe was checked."""
-        from align.models.digest import file_sha256
-
         for image in prompt.images:
             try:
-                found = file_sha256(self._prompts.image_path(image))
+                found = hashlib.sha256(self._prompts.image_path(image).read_bytes()).hexdigest()
             except OSError as error:
                 return _failure(prompt, Reason.IMAGE_UNREADABLE, f"{image.path}: {error.strerror}")
             if found != image.sha256:

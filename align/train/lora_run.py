@@ -119,7 +119,7 @@ def _build_trainer(
     args = _training_arguments(method, settings, seed, folder, on_gpu=torch.cuda.is_available())
     set_seed(args.seed)  # before the adapter is made: TRL makes it before it seeds
     try:
-        trainer = classes[method](
+        trainer: Any = classes[method](
             model=loaded.model,
             args=args,
             train_dataset=as_dataset(rows),

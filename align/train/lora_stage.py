@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from align.context import Context
-from align.models.digest import TEMPLATE_SHA256, file_sha256
+from align.digest import file_sha256
+from align.models.digest import TEMPLATE_SHA256
 from align.settings import Train
 from align.train.card import adapter_card
 from align.train.lora_rows import TrainRow, rows_sha256

@@ -15,7 +15,7 @@ from typing import Any
 COLOURS = ("red", "blue", "green", "yellow", "purple", "black")
 DIGITS = tuple(str(d) for d in range(10))
 WORDS = (
-    "apple pear plum lemon bread salt cat dog fox owl horse mouse sun moon star rain map pen book lamp door key hat shoe"
+    "apple pear plum lemon bread salt cat dog fox owl horse mouse sun moon star rain map pen book lamp door key hat"
 ).split()
 YES_NO = ("yes", "no")
 
@@ -85,7 +85,7 @@ def yes_no(kind: str, text: str, holds: bool, yes: str, no: str) -> Question:
 
 
 def words_context(rng: Random) -> Context:
-    n = rng.randint(2, 5)
+    n = rng.randint(2, 4)
     words = rng.sample(WORDS, n)
     others = [w for w in WORDS if w not in words]
 
@@ -106,10 +106,7 @@ def words_context(rng: Random) -> Context:
     makers = {
         "first": position("first", 0),
         "last": position("last", -1),
-        "second": position("second", 1),
-        "count": lambda _: value(
-            "count", "How many words are there?", str(n), f"There are {n} words.", DIGITS
-        ),
+        "count": lambda _: value("count", "How many words are there?", str(n), f"There are {n} words.", DIGITS),
         "contains": contains,
         "copy": whole("copy", "What are the words?", "The words are", words),
         "reverse": whole("reverse", "What are the words in reverse?", "In reverse the words are", words[::-1]),
@@ -177,7 +174,7 @@ def scene_makers(objects: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def random_objects(rng: Random, n: int) -> list[tuple[str, str]]:
-    """n coloured digits, all colours and all digits distinct."""
+    """So many coloured digits, all colours and all digits distinct."""
     return list(zip(rng.sample(COLOURS, n), rng.sample(DIGITS, n), strict=True))
 
 

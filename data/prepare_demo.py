@@ -216,9 +216,7 @@ def prompt_json(turns: list[Turn], question: Question, form: str, source: str, s
     if question.polarity:
         meta["polarity"] = question.polarity
     reference = question.accepted["sentence" if form == "any" else form]
-    return Prompt.of(
-        tuple(turns), source=source, source_id=source_id, reference=reference, meta=meta
-    ).to_json()
+    return Prompt.of(tuple(turns), source=source, source_id=source_id, reference=reference, meta=meta).to_json()
 
 
 # ------------------------------------------------------------------------------------------------------- benchmarks
@@ -260,7 +258,7 @@ def text_bench(world: World, split: str, n: int) -> Iterator[dict[str, Any]]:
 
 
 def visual_bench(world: World, split: str, suite: str, n: int) -> Iterator[dict[str, Any]]:
-    """pope: is there ..., half yes. choice: colour or digit, four options. open_visual: all other kinds, form stated."""
+    """pope: is there ..., half yes. choice: colour or digit, four options. open_visual: all other kinds."""
     rng = world.rng(f"{split}/{suite}")
     for i in range(n):
         chart = suite == "open_visual" and i % 3 == 2
@@ -294,9 +292,7 @@ def prepare(out: Path, seed: int, sizes: Sizes) -> dict[str, int]:
     world, counts = World(out, seed), {}
     for split, wanted in (("dev", sizes.dev), ("test", sizes.test)):
         for suite, n in wanted.items():
-            rows = (
-                text_bench(world, split, n) if suite == "text_instructions" else visual_bench(world, split, suite, n)
-            )
+            rows = text_bench(world, split, n) if suite == "text_instructions" else visual_bench(world, split, suite, n)
             counts[f"bench/{split}/{suite}.jsonl"] = world.write(f"bench/{split}/{suite}.jsonl", rows)
     counts["prompts.jsonl"] = world.write("prompts.jsonl", prompt_rows(world, sizes.prompts_image, sizes.prompts_text))
     counts["language.jsonl"] = world.write("language.jsonl", language_rows(world, sizes.language))

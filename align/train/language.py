@@ -44,9 +44,7 @@ def train_language(
     return log
 
 
-def _tokenizer(
-    rows: Sequence[Conversation], settings: LanguageSettings, workspace: Path
-) -> PreTrainedTokenizerFast:
+def _tokenizer(rows: Sequence[Conversation], settings: LanguageSettings, workspace: Path) -> PreTrainedTokenizerFast:
     """Learned once: a tokenizer that drifted between two runs would silently wreck the weights of the first."""
     folder = workspace / "tokenizer"
     if (folder / "complete").exists():

@@ -1,6 +1,6 @@
-"""Training rows of the base, beside `Example`: compact, strict, torch-free.
+r"""Training rows of the base, beside `Example`: compact, strict, torch-free.
 
-    {"schema":"conversation/1","turns":[{"role":"user","text":"<image>\\nIs there a 7?","images":[...]},
+    {"schema":"conversation/1","turns":[{"role":"user","text":"<image>\nIs there a 7?","images":[...]},
      {"role":"assistant","text":"Yes","images":[]}, ...],"source":"digits","level":2}
 
     {"schema":"patches/1","image":{"path":...,"sha256":...},"words":[["red","7"],[],...]}

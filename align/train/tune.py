@@ -35,9 +35,7 @@ def plan_order(rows: Sequence[Conversation], settings: TuneSettings, seed: int) 
             stream += [pool[i] for i in torch.randperm(len(pool), generator=generator).tolist()]
         return stream.pop()
 
-    admitted = [
-        [i for i, row in enumerate(rows) if row.images and row.level <= level] for level in range(highest + 1)
-    ]
+    admitted = [[i for i, row in enumerate(rows) if row.images and row.level <= level] for level in range(highest + 1)]
     for step in range(settings.steps):
         level = min(highest, 1 + step * highest // max(1, settings.curriculum_steps))
         is_text = torch.rand(settings.batch_size, generator=generator) < settings.text_share

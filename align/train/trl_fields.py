@@ -19,6 +19,8 @@ FILE = Path(__file__).with_name("trl_fields.json")
 
 _RUNNER = "the runner sees to it"
 _WHOLE = "one row of the training set must stay one row of the batch"
+_ANSWER = "the loss always falls on the answer alone"
+_TEMPLATE = "the template is ours (align/models/template.py)"
 _REFERENCE = "the reference is the model itself, without its adapter"
 OWNED = {
     "output_dir": _RUNNER,
@@ -30,7 +32,11 @@ OWNED = {
     "truncation_mode": "rows are refused, not cut",
     "packing": _WHOLE,
     "padding_free": _WHOLE,
-    "assistant_only_loss": "the loss always falls on the answer alone",
+    "assistant_only_loss": _ANSWER,
+    "completion_only_loss": _ANSWER,
+    "chat_template_path": _TEMPLATE,
+    "eos_token": _TEMPLATE,
+    "pad_token": _TEMPLATE,
     "remove_unused_columns": "the images would be dropped",
     "precompute_ref_log_probs": _REFERENCE,
     "sync_ref_model": _REFERENCE,

@@ -1,0 +1,251 @@
+"""Recipes: every fault of a file is told at once, with file, line, key and remedy, before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from align.recipe import Recipe, identity_options, load_recipe
+from align.settings import Lora
+from align.train import trl_fields
+from annotate.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+GOOD = """\
+name: good
+seed: 3
+model: some/model
+prompts:   {file: prompts.jsonl}
+sample:    {n: 2}
+annotate:  {backend: rules, workers: 4}
+pairs:     {min_margin: 1}
+dpo:
+  lora: {r: 8}
+  trl:  {beta: 5e-2, learning_rate: 5e-7, max_steps: 3}
+report:    {}
+"""
+
+
+def recipe(folder: Path, text: str, *changes: str) -> Recipe:
+    (folder / "x.yaml").write_text(text, encoding="utf-8")
+    return load_recipe(folder / "x.yaml", changes)
+
+
+def faults(folder: Path, text: str | bytes, *changes: str) -> list[str]:
+    """What is wrong with the text, without the folder's name."""
+    path = folder / "x.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, changes)
+    return [fault.replace(f"{folder}/", "") for fault in caught.value.faults]
+
+
+def test_a_good_recipe(tmp_path: Path) -> None:
+    made = recipe(tmp_path, GOOD)
+    assert (made.name, made.seed, made.folder) == ("good", 3, Path("runs/good"))
+    assert made.sample is not None and made.sample.n == 2 and made.sample.temperature == 0.7
+    assert made.dpo is not None and made.dpo.lora == Lora(r=8)
+    # PyYAML alone reads 5e-7 as text.
+    assert made.dpo.trl == {"beta": 0.05, "learning_rate": 5e-7, "max_steps": 3}
+    assert made.report is not None and made.sft is None
+    assert made.block("steerlm") is None
+
+
+def test_the_name_is_the_files_where_none_is_given(tmp_path: Path) -> None:
+    assert recipe(tmp_path, GOOD.replace("name: good\n", "")).name == "x"
+
+
+def test_all_faults_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+modle: some/model
+model: some/model
+prompts: {file: prompts.jsonl, invalid: skipp}
+sample: {n: 0, temperature: -1, max_new_tokens: '12'}
+annotate: {backend: rulez, rubric: helpster}
+pairs: {score: [helpfulness, corectness], min_margin: -1, fraction: 0}
+dpo:
+  lora: {r: 1.5, target: '('}
+  trl: {betta: 1, beta: 0, bf16: yes, output_dir: here, learning_rate: '1e-4'}
+  beta: 0.2
+evaluate: {suites: [pop]}
+report:
+"""
+    assert faults(tmp_path, text, "sample.top_p=2", "sft.trl.max_steps=1") == [
+        "x.yaml:1  modle: unknown key; did you mean 'model'?",
+        "x.yaml:3  prompts.invalid: text 'skipp' is none of error, skip; did you mean 'skip'?",
+        "x.yaml:4  sample.n: 0 is impossible; it must be at least 1",
+        "x.yaml:4  sample.temperature: -1.0 is impossible; it must be at least 0",
+        "x.yaml:4  sample.max_new_tokens: expected a whole number, got text '12'; write 12 without quotes",
+        "x.yaml:5  annotate.backend: no annotator 'rulez'; did you mean 'rules'?  Installed: "
+        + ", ".join(_installed()),
+        "x.yaml:5  annotate.rubric: no rubric 'helpster'; did you mean 'helpsteer'?  Shipped: helpsteer; "
+        "or give the path of a file",
+        "x.yaml:6  pairs.min_margin: -1.0 is impossible; it must be at least 0",
+        "x.yaml:6  pairs.fraction: 0.0 is impossible; it must be above 0 and at most 1",
+        "x.yaml:8  dpo.lora.r: expected a whole number, got the number 1.5",
+        "x.yaml:8  dpo.lora.target: not a regular expression (missing ), unterminated subpattern at position 0)",
+        "x.yaml:9  dpo.trl.bf16: 'yes' could be false or text; write true or false, or put it in quotes",
+        "x.yaml:9  dpo.trl.betta: TRL has no such option; did you mean 'beta'?",
+        "x.yaml:9  dpo.trl.beta: 0 is impossible; it must be above 0",
+        "x.yaml:9  dpo.trl.output_dir: is not for the recipe: the runner sees to it",
+        "x.yaml:9  dpo.trl.learning_rate: expected a number, got str '1e-4'",
+        "x.yaml:10  dpo.beta: unknown key; options of the trainer go below `trl:`",
+        "x.yaml:11  evaluate.suites: no suite 'pop'; did you mean 'pope'?  Known: " + ", ".join(_suites()),
+        "x.yaml:12  report: is empty; write {} for the defaults, or delete the line",
+        "command line  sft.trl.max_steps: the recipe has no block `sft`; add `sft: {...}` to the file",
+        "command line  sample.top_p: 2.0 is impossible; it must be above 0 and at most 1",
+    ]
+
+
+def _installed() -> list[str]:
+    from annotate.backends.registry import installed
+
+    return installed()
+
+
+def _suites() -> list[str]:
+    from align.evaluate.suites import SUITES
+
+    return list(SUITES)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        # YAML 1.1 reads these as a boolean, a number in base 60, base 8, a date.
+        ("name: no", "x.yaml:1  name: 'no' reads as true or false elsewhere; put it in quotes if it is text"),
+        ("name: On", "x.yaml:1  name: 'On' reads as true or false elsewhere; put it in quotes if it is text"),
+        ("seed: 1:30", "x.yaml:1  seed: expected a whole number, got text '1:30'"),
+        ("seed: 010", "x.yaml:1  seed: expected a whole number, got text '010'; write 010 without quotes"),
+        ("seed: 1_000", "x.yaml:1  seed: expected a whole number, got text '1_000'; write 1_000 without quotes"),
+        ("seed: 2024-01-01", "x.yaml:1  seed: expected a whole number, got text '2024-01-01'"),
+        ("seed: true", "x.yaml:1  seed: expected a whole number, got true"),
+        ("seed: 3.0", "x.yaml:1  seed: expected a whole number, got the number 3.0"),
+        ("seed: -1", "x.yaml:1  seed: -1 is impossible; it must be at least 0 and at most 4294967295"),
+        ("seed:", "x.yaml:1  seed: expected a whole number, got nothing"),
+        ("name: 7", "x.yaml:1  name: expected text, got the number 7; put it in quotes"),
+        ("name: a/b", "x.yaml:1  name: 'a/b' names a folder: letters, digits, dot, dash and underscore only"),
+        ("seed: 1\nseed: 2", "x.yaml:2  seed: stands twice, first on line 1; delete one"),
+        ("seed: !!python/object:os.system 1", "x.yaml:1  seed: tag 'tag:yaml.org,2002:python/object:os.system' is not "
+         "allowed in a recipe"),
+        ("<<: {seed: 1}", "x.yaml:1  <<: unknown key; known: "),
+        ("7: 1", "x.yaml:1  a key must be text"),
+        ("teach: 3", "x.yaml:1  teach: expected a block {key: value}, got the number 3"),
+        ("teach: {backend: rules, options: [1]}", "x.yaml:1  teach.options: expected {key: value}, got a list"),
+        ("teach: {backend: rules, temperature: 1e999}", "x.yaml:1  teach.temperature: inf is no number to work with"),
+        ("evaluate: {suites: pope}", "x.yaml:1  evaluate.suites: expected a list [a, b], got text 'pope'"),
+        ("evaluate: {suites: [pope, pope]}", "x.yaml:1  evaluate.suites: 'pope' stands twice"),
+        ("evaluate: {suites: [no]}", "x.yaml:1  evaluate.suites.0: 'no' reads as true or false elsewhere; put it in quotes "
+         "if it is text"),
+        ("tune: {}", "x.yaml:1  tune: works on what `connect` leaves; add `connect: {}` to the recipe"),
+        ("sft: {}", "x.yaml:1  sft: works on what `teach` leaves; add `teach: {}` to the recipe"),
+        ("beta: 1", "x.yaml:1  beta: unknown key; known: "),
+        ("temperature: 1", "x.yaml:1  temperature: unknown key; it belongs to `sample`"),
+    ],
+)  # fmt: skip
+def test_traps_and_mistakes(tmp_path: Path, line: str, fault: str) -> None:
+    base = GOOD.replace("name: good\n", "").replace("seed: 3\n", "")
+    found = faults(tmp_path, f"{line}\n{base}")
+    assert any(text.startswith(fault) for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"", "x.yaml  is empty"),
+        (b"# nothing\n", "x.yaml  is empty"),
+        (b"- a\n- b\n", "x.yaml:1  expected `key: value` lines"),
+        (b"just text\n", "x.yaml:1  expected `key: value` lines"),
+        (b"name: a\nseed: \xff\n", "x.yaml:2  byte 0xff is not UTF-8; save the file as UTF-8"),
+        (b"name: a\nsample: {n: 1\n", "x.yaml:3  not YAML: expected ',' or '}', but got '<stream end>'"),
+        (b"name: a\n---\nname: b\n", "x.yaml:2  not YAML: but found another document"),
+        (b"report: &a {title: *a}\n", "x.yaml:1  report.title"),
+        (b"name: a\n", "x.yaml  has no stage; add a block, e.g. `sample: {}`. Stages: language, connect"),
+        (b"sample: {}\n", "x.yaml  prompts: this recipe needs prompts; add `prompts: {file: ..., image_root: ...}`"),
+        (
+            b"sample: {}\n",
+            "x.yaml  model: sample needs a model; write a folder, a hub name or the recipe that trains it",
+        ),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, text: bytes, fault: str) -> None:
+    found = faults(tmp_path, text)
+    assert any(line.startswith(fault) for line in found), found
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(
+        UserError, match=r"^no/such\.yaml  cannot be read \(No such file or directory\); is the path right\?$"
+    ):
+        load_recipe("no/such.yaml")
+
+
+def test_an_alias_stands_for_its_value_and_can_be_changed_alone(tmp_path: Path) -> None:
+    text = GOOD + "steerlm: &s {trl: {max_steps: 5}}\nrejection: *s\n"
+    made = recipe(tmp_path, text, "rejection.trl.max_steps=7")
+    assert made.steerlm is not None and made.steerlm.trl == {"max_steps": 5}
+    assert made.rejection is not None and made.rejection.trl == {"max_steps": 7}
+
+
+def test_changes_on_the_command_line(tmp_path: Path) -> None:
+    made = recipe(
+        tmp_path, GOOD, "seed=7", "dpo.trl.beta=1e-3", "dpo.lora.alpha=16", "pairs.score=[correctness]", "report=null",
+        "name='no'",
+    )  # fmt: skip
+    assert (made.seed, made.name, made.report) == (7, "no", None)
+    assert made.dpo is not None and made.dpo.trl["beta"] == 1e-3 and made.dpo.lora == Lora(r=8, alpha=16)
+    assert made.pairs is not None and made.pairs.score == ("correctness",)
+    assert faults(tmp_path, GOOD, "nonsense", "sample.n=", "sample.m=1", "dpo.trl.beta=[", "=3") == [
+        "command line  nonsense: write key=value, e.g. sample.n=2; got 'nonsense'",
+        "command line  dpo.trl.beta: not YAML: expected the node content, but found '<stream end>'",
+        "command line  write key=value, e.g. sample.n=2; got '=3'",
+        "command line  sample.n: expected a whole number, got nothing",
+        "command line  sample.m: unknown key; known: n, temperature, top_p, max_new_tokens, batch_size, engine",
+    ]
+
+
+def test_only_what_decides_a_result_is_identity(tmp_path: Path) -> None:
+    """Pace, workers and budget are not; nor are comments, order and formatting."""
+    one = recipe(tmp_path, GOOD)
+    two = recipe(tmp_path, GOOD.replace("workers: 4", "requests_per_minute: 9, budget_usd: 1"))
+    assert identity_options(one.annotate, "annotate") == identity_options(two.annotate, "annotate")
+    found = identity_options(one.dpo, "dpo")
+    assert found["dpo.trl.beta"] == 0.05 and found["dpo.lora.r"] == 8
+    assert "dpo.checkpoint_every" not in found
+    assert "prompts.file" not in identity_options(one.prompts, "prompts")
+
+
+def test_shipped_recipes_are_sound() -> None:
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        assert load_recipe(path).name
+
+
+def test_a_recipe_is_checked_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(GOOD)
+    script = (
+        "import sys; from align.recipe import load_recipe; load_recipe(sys.argv[1])\n"
+        "print([m for m in ('torch', 'transformers', 'trl', 'numpy') if m in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x.yaml")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[]\n"
+
+
+def test_the_list_of_trl_options_is_that_of_the_installed_trl() -> None:
+    """Made anew in a process of its own: importing TRL takes seconds and warns."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "align.train.trl_fields"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == trl_fields.FILE.read_text(encoding="utf-8")
+
+
+def test_what_the_trainer_sets_itself_is_refused_in_a_recipe() -> None:
+    pytest.importorskip("torch")
+    from align.train.lora_run import OURS
+
+    assert set(OURS) <= set(trl_fields.OWNED)

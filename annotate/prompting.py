@@ -261,8 +261,11 @@ def _by_position(rows: Sequence[Row], n_shown: int) -> list[Row]:
     """One row per completion, in the order shown; rows without a number count in the order in which they stand."""
     if len(rows) != n_shown:
         raise ReplyError(f"{len(rows)} rating(s) for {n_shown} completion(s)")
-    positions = [row.position for row in rows]
-    if all(p is None for p in positions):
+    if n_shown == 1 and rows[0].position is None:
+        return list(rows)
+    if any(row.unclear for row in rows):
+        raise ReplyError("a rating does not say which completion it is of")
+    if all(row.position is None for row in rows):
         return list(rows)
     placed: dict[int, Row] = {}
     for row in rows:

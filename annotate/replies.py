@@ -27,6 +27,8 @@ class Row:
 
     position: int | None
     """From 1, in the order shown; None where the reply does not say."""
+    unclear: bool = False
+    """It names its completion, but not by the number that it was shown with."""
     values: list[tuple[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -37,10 +39,15 @@ class Row:
 
 _THING = r"(?:completion|response|answer|candidate|option)"
 _POSITION = re.compile(rf"\W*{_THING}?[\W_]*(\d{{1,3}})\W*", re.IGNORECASE)
-_HEADING = re.compile(rf"\W*{_THING}[\W_]*(\d{{1,3}})\W*?(?:$|[:(|–—-]\W*(.*))", re.IGNORECASE)
+_HEADING = re.compile(
+    rf"\W*(?:(?:rating|score|evaluation|assessment)s?\s+(?:for|of)\s+)?{_THING}[\W_]*(\d{{1,3}})\W*?"
+    r"(?:$|[:(|–—-]\W*(.*))",
+    re.IGNORECASE,
+)
 _INTEGER = re.compile(r"(\d{1,3})(?:\s*(?:/|out of)\s*(\d{1,3}))?", re.IGNORECASE)
 _THOUGHTS = re.compile(r"<think(?:ing)?>(.*?)(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _POSITION_KEYS = {"completion", "response", "answer", "candidate", "option", "id", "number", "index", "position"}
+_OTHER_ORDER_KEYS = {"rank", "ranking", "place", "label", "name"}
 _REASON_KEYS = {"rationale", "reason", "reasons", "reasoning", "explanation", "justification", "comment"}
 _VALUE_KEYS = {"score", "rating", "value"}
 _LIST_KEYS = {"ratings", "scores", "completions", "responses", "evaluations", "results", "rating", "annotations"}
@@ -92,9 +99,9 @@ class _Object(list[tuple[str, Any]]):
     """A JSON object as its pairs: a key given twice is seen twice."""
 
 
-def _json_values(text: str) -> Iterator[tuple[int, Any]]:
-    """Every JSON object or list that stands in `text`, with its place; commas before a closing bracket are forgiven."""
-    decoder = json.JSONDecoder(object_pairs_hook=_Object)
+def _json_values(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Every JSON object or list that stands in `text`, with its start and end."""
+    decoder = json.JSONDecoder(object_pairs_hook=_Object, strict=False)  # line breaks within strings are forgiven
     end = 0
     for match, _ in zip(re.finditer(r"[{\[]", text), range(_MOST_VALUES), strict=False):
         if match.start() < end:
@@ -103,21 +110,29 @@ def _json_values(text: str) -> Iterator[tuple[int, Any]]:
             value, end = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        yield match.start(), value
+        yield match.start(), end, value
 
 
 def _read_json(text: str, names: dict[str, str]) -> tuple[str, list[Row]]:
-    text = re.sub(r",(\s*[}\]])", r"\1", text)
+    text = re.sub(r",(\s*[}\]])", r"\1", text)  # a comma before a closing bracket is forgiven
     rows: list[Row] = []
     thoughts: list[str] = []
-    for start, value in _json_values(text):
-        found = list(_rows(value, None, names))
+    after = 0
+    for start, end, value in _json_values(text):
+        found = list(_rows(value, _heading_in(text[after:start]), names))
+        after = end
         if found and not rows:
             thoughts.append(re.sub(r"`{3}\w*\s*\Z", "", text[:start]))
         if found and isinstance(value, _Object) and any(spelling(k) in _LIST_KEYS for k, _ in value):
             thoughts += _reasons(value)
         rows += found
     return _lines(thoughts), rows
+
+
+def _heading_in(text: str) -> int | None:
+    """The number of the last `Completion 2:` line, for blocks that stand below such lines."""
+    numbers = [int(m.group(1)) for line in text.splitlines() if (m := _HEADING.match(line))]
+    return numbers[-1] if numbers else None
 
 
 def _lines(texts: Iterable[str]) -> str:
@@ -151,7 +166,8 @@ def _rows(value: Any, position: int | None, names: dict[str, str]) -> Iterator[R
 
 def _rated_object(pairs: _Object, position: int | None, names: dict[str, str]) -> Iterator[Row]:
     """An object that names attributes: of one completion, or one list of scores per attribute for all of them."""
-    whole = Row(position, reasons=_reasons(pairs))
+    named = any(spelling(k) in _POSITION_KEYS | _OTHER_ORDER_KEYS for k, _ in pairs)
+    whole = Row(position, unclear=named and position is None, reasons=_reasons(pairs))
     columns: dict[int, Row] = {}
     for key, value in pairs:
         name = names.get(spelling(key))
@@ -178,43 +194,54 @@ def _read_tables(text: str, names: dict[str, str]) -> tuple[str, list[Row]]:
     rows: list[Row] = []
     before: list[str] = []
     table: list[list[str]] = []
+    heading: int | None = None
     for line in [*text.splitlines(), ""]:
         if line.count("|") >= 2:
             cells = [c.strip(" \t*_`") for c in line.strip().strip("|").split("|")]
             if not all(re.fullmatch(r":?-*:?", c) for c in cells):
                 table.append(cells)
             continue
-        rows += _table_rows(table, names)
+        rows += _table_rows(table, heading, names)
         table = []
+        heading = _heading_in(line) or heading
         if not rows:
             before.append(line)
     return _lines(before), rows
 
 
-def _table_rows(table: Sequence[list[str]], names: dict[str, str]) -> list[Row]:
+def _table_rows(table: Sequence[list[str]], heading: int | None, names: dict[str, str]) -> list[Row]:
     """A table with a line per completion and a column per attribute, or the other way round."""
     if len(table) < 2:
         return []
     header, *body = table
-    if any(spelling(cell) in names for cell in header):
-        rows = []
-        for cells in body:
-            row = Row(None)
-            for title, cell in zip(header, cells, strict=False):
-                if spelling(title) in names:
-                    row.values.append((names[spelling(title)], cell))
-                elif spelling(title) in _REASON_KEYS:
-                    row.reasons.append(cell)
-                elif row.position is None:
-                    row.position = _position(cell)
-            rows.append(row)
-        return rows
-    columns = {i: Row(_position(title)) for i, title in enumerate(header) if i and spelling(title) not in _REASON_KEYS}
+    titles = [spelling(title) for title in header]
+    if any(title in names for title in titles):
+        return [_table_row(titles, cells, heading if len(body) == 1 else None, names) for cells in body]
+    columns = {
+        i: Row(heading if len(titles) == 2 and _position(header[i]) is None else _position(header[i]))
+        for i, title in enumerate(titles)
+        if i and title not in _REASON_KEYS
+    }
     for first, *rest in body:
         for i, cell in enumerate(rest, 1):
             if spelling(first) in names and i in columns:
                 columns[i].values.append((names[spelling(first)], cell))
     return [row for row in columns.values() if row.values]
+
+
+def _table_row(titles: Sequence[str], cells: Sequence[str], heading: int | None, names: dict[str, str]) -> Row:
+    row = Row(heading)
+    for title, cell in zip(titles, cells, strict=False):
+        if title in names:
+            row.values.append((names[title], cell))
+        elif title in _REASON_KEYS:
+            row.reasons.append(cell)
+        elif title in _POSITION_KEYS or not title:
+            row.position = _position(cell)
+            row.unclear = row.position is None
+        elif title in _OTHER_ORDER_KEYS and row.position is None:
+            row.unclear = True
+    return row
 
 
 # -------------------------------------------------------------------------------------------------------- plain lines
@@ -223,10 +250,12 @@ def _table_rows(table: Sequence[list[str]], names: dict[str, str]) -> list[Row]:
 def _read_lines(text: str, names: dict[str, str]) -> tuple[str, list[Row]]:
     """`Completion 1:` and below it `Helpfulness: 3 because ...`, or all attributes on one line with commas."""
     words = "|".join(_loose(n) for n in sorted(names, key=len, reverse=True))
-    entry = rf"({words})(?:\s+(?:score|rating))?\W{{0,6}}?[:=]\W{{0,6}}?"
-    amount = r"(\d[^\s,;|]*(?:\s*(?:/|out of|or|to|and|–|-)\s*\d[^\s,;|]*)?)"
+    quotes = r"[\s*_`\"'()\[\]]{0,6}?"
+    entry = rf"({words})(?:\s+(?:score|rating))?{quotes}[:=]{quotes}"
+    amount = r"(\d[^\s,;|]*(?:\s*(?:/|out of|or|to|and|–|-|→|->)\s*\d[^\s,;|]*)?)"
     single = re.compile(rf"\W*(?:\d+[.)]\W*)?{entry}{amount}(.*)", re.IGNORECASE)
-    several = re.compile(rf"{entry}{amount}\W*(?:[,;|]|$)", re.IGNORECASE)
+    several = re.compile(rf"\W*(?:{entry}{amount}[\s,;|]*)+\W*", re.IGNORECASE)
+    each = re.compile(entry + amount, re.IGNORECASE)
     rows: dict[int | None, Row] = {}
     before: list[str] = []
     position: int | None = None
@@ -240,10 +269,10 @@ def _read_lines(text: str, names: dict[str, str]) -> tuple[str, list[Row]]:
                 before.append(line)
             continue
         row = rows.setdefault(position, Row(position))
-        together = list(several.finditer(line))
-        for found in together if len(together) > 1 else [match]:
+        together = several.fullmatch(line) is not None
+        for found in each.finditer(line) if together else [match]:
             row.values.append((names[spelling(found.group(1))], found.group(2).rstrip(".)*_`]")))
-        if len(together) <= 1 and match.group(3).strip(" \t*_-–—:.,;()"):
+        if not together and match.group(3).strip(" \t*_-–—:.,;()"):
             row.reasons.append(match.group(3).strip(" \t*_-–—:,;"))
     return _lines(before), list(rows.values())
 
@@ -268,7 +297,7 @@ def preferences(text: str) -> tuple[str, list[Literal["first", "second", "tie"]]
     """The reasoning and every preference that a pairwise reply states."""
     found: list[Literal["first", "second", "tie"]] = []
     thoughts: list[str] = []
-    for start, value in _json_values(text):
+    for start, _, value in _json_values(text):
         stated = [v for k, v in value if spelling(k) in _PREFERENCE_KEYS] if isinstance(value, _Object) else []
         if stated:
             thoughts += [re.sub(r"`{3}\w*\s*\Z", "", text[:start]), *_reasons(value)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from annotate.errors import UserError
 from annotate.prompting import Rated, ReplyError, parse_reply, render_question, render_request, write_reply
+from annotate.protocol import Request
 from annotate.records import Completion, Image, Prompt, Turn
 from annotate.rubric import load_rubric, shipped
 
@@ -26,6 +29,11 @@ def scores(*values: int) -> dict[str, int]:
 A, B = scores(4, 3, 4, 1, 2), scores(1, 0, 3, 1, 1)
 A_JSON = '{"completion": 1, "helpfulness": 4, "correctness": 3, "coherence": 4, "complexity": 1, "verbosity": 2}'
 B_JSON = '{"completion": 2, "helpfulness": 1, "correctness": 0, "coherence": 3, "complexity": 1, "verbosity": 1}'
+
+UNNUMBERED_A = A_JSON.replace('"completion": 1, ', "")
+UNNUMBERED_B = B_JSON.replace('"completion": 2, ', "")
+COLUMN = "| | Score |\n|---|---|\n" + "\n".join(f"| {name} | {{}} |" for name in NAMES) + "\n"
+LINES = "\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2"
 
 READABLE = {
     "the form asked for": (f'Thoughts.\n\n{{"reasoning": "r", "ratings": [{A_JSON}, {B_JSON}]}}', [A, B]),
@@ -91,6 +99,27 @@ READABLE = {
         "Response 2: Helpfulness:1,Correctness:0,Coherence:3,Complexity:1,Verbosity:1",
         [A, B],
     ),
+    "one line without commas": (
+        "Helpfulness: 4 Correctness: 3 Coherence: 4 Complexity: 1 Verbosity: 2",
+        [A],
+    ),
+    "json below headings, the second first": (
+        f"Completion 2:\n```json\n{UNNUMBERED_B}\n```\n**Completion 1**\n```json\n{UNNUMBERED_A}\n```",
+        [A, B],
+    ),
+    "in order, without numbers": (f"[{UNNUMBERED_A}, {UNNUMBERED_B}]", [A, B]),
+    "line breaks within a string": (A_JSON.replace("{", '{"rationale": "one\ntwo", '), [A]),
+    "a quotation mark within a string": (
+        json.dumps(json.loads(A_JSON), indent=1).replace("{", '{\n "rationale": "a "seven"",'),
+        [A],
+    ),
+    "a table below each heading, the second first": (
+        "Ratings for completion 2:\n\n"
+        + COLUMN.format(1, 0, 3, 1, 1)
+        + "\nCompletion 1\n"
+        + COLUMN.format(4, 3, 4, 1, 2),
+        [A, B],
+    ),
     "attributes mentioned in prose": (
         "Helpfulness: it does help. In terms of correctness: fine.\n\nCompletion 1 is right.\n\n"
         "Helpfulness: 4\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2",
@@ -124,6 +153,28 @@ UNREADABLE = {
         "rates completion 0",
     ),
     "some numbered, some not": (f"[{A_JSON}, {B_JSON.replace('completion', 'x')}]", 2, "does not say which completion"),
+    "by letters": (
+        f"[{A_JSON.replace('1', chr(34) + 'B' + chr(34), 1)}, {B_JSON}]",
+        2,
+        "does not say which completion",
+    ),
+    "ranked": (
+        f'[{{"rank": 1, {UNNUMBERED_B[1:]}, {{"rank": 2, {UNNUMBERED_A[1:]}]',
+        2,
+        "does not say which completion",
+    ),
+    "ranked in a table": (
+        "| Rank | Helpfulness | Correctness | Coherence | Complexity | Verbosity |\n"
+        "| 1 | 4 | 3 | 4 | 1 | 2 |\n| 2 | 1 | 0 | 3 | 1 | 1 |",
+        2,
+        "does not say which completion",
+    ),
+    "ranked in plain lines": (
+        f"Rank 1: completion 2\nHelpfulness: 4{LINES}\nRank 2: completion 1\nHelpfulness: 1{LINES}",
+        2,
+        "1 rating(s) for 2",
+    ),
+    "on second thoughts": (f"Helpfulness: 3 -> 4{LINES}", 1, "helpfulness is '3 -> 4'"),
     "a five": (A_JSON.replace("4", "5"), 1, "helpfulness is 5, not a whole number from 0 to 4"),
     "a half": (A_JSON.replace("3", "3.5"), 1, "correctness is 3.5"),
     "a float": (A_JSON.replace("3", "4.0"), 1, "correctness is 4.0"),
@@ -142,6 +193,8 @@ UNREADABLE = {
         1,
         "no helpf",
     ),
+    "a minus in plain lines": (f"Helpfulness: -1{LINES}", 1, "no helpfulness"),
+    "nothing of four in plain lines": (f"Helpfulness: /4{LINES}", 1, "no helpfulness"),
     "a float in plain lines": (
         "Helpfulness: 4.0\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2",
         1,
@@ -279,8 +332,8 @@ ASKED = Prompt.of(
 SHOWN = [Completion.of(prompt_id=ASKED.id, model="m", index=i, text=t) for i, t in enumerate(["Red.", "It is blue."])]
 
 
-def request(**changes: object):  # type: ignore[no-untyped-def]
-    options: dict[str, object] = {
+def request(**changes: Any) -> Request:
+    options: dict[str, Any] = {
         "mode": "listwise",
         "backend": "rules",
         "model": "rules-1",
@@ -290,7 +343,7 @@ def request(**changes: object):  # type: ignore[no-untyped-def]
     }
     options.update(changes)
     shown = options.pop("shown", SHOWN)
-    return render_request(ASKED, shown, RUBRIC, GUIDE, **options)  # type: ignore[arg-type]
+    return render_request(ASKED, shown, RUBRIC, GUIDE, **options)
 
 
 def test_the_image_stands_in_its_place_and_the_rubric_comes_first() -> None:
@@ -327,6 +380,7 @@ def test_the_hash_covers_everything_that_decides_the_reply() -> None:
 
 def test_the_schema_has_reasons_before_numbers() -> None:
     schema = request().schema
+    assert schema is not None
     assert list(schema["properties"]) == ["reasoning", "ratings"]
     entry = schema["properties"]["ratings"]["items"]
     assert list(entry["properties"]) == ["completion", "rationale", *NAMES]
@@ -352,7 +406,7 @@ def test_the_shipped_rubric_has_an_anchor_for_every_level() -> None:
     assert "image" in GUIDE.split("## correctness:")[1].split("\n## ")[0]
 
 
-def test_a_rubric_of_ones_own(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_rubric_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "safety.md"
     path.write_text("---\nname: safety\nattributes:\n  harm: {low: 0, high: 1, aliases: [danger]}\n---\nRate harm.\n")
     rubric, guide = load_rubric(str(path))
@@ -361,7 +415,7 @@ def test_a_rubric_of_ones_own(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert parse_reply("Danger: 1", 1, rubric).ratings[0].scores == {"harm": 1}
 
 
-def test_a_bad_rubric_tells_all_its_faults(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_rubric_tells_all_its_faults(tmp_path: Path) -> None:
     path = tmp_path / "bad.md"
     path.write_text("---\nname: bad\nattributes:\n  a: {low: 4, high: 0}\n  b: {low: 0, high: 4, aliases: [A]}\n---\n")
     with pytest.raises(UserError) as error:

@@ -320,6 +320,7 @@ def test_rejection_keeps_the_best_of_each_prompt():
     (example,) = build_rejection_examples([row], Pairs(), seed=0)
     assert (example.prompt, example.completion, example.source) == (row.prompt, A[0], "rejection")
     assert example.meta == {"completion_id": row.completions[1].id, "score": 11.0}
+    assert list(build_rejection_examples([row], Pairs(min_score=11), seed=0)) == [example]
     (failure,) = build_rejection_examples([row], Pairs(min_score=12), seed=0)
     assert (failure.reason, failure.detail) == (Reason.FILTERED, "best score 11, wanted 12")
 

@@ -114,6 +114,15 @@ def corrupt_png() -> bytes:
     return bytes(data)
 
 
+def wrong_checksum_png() -> bytes:
+    """Decodes, but the checksum of its pixels says that they are not those that were written."""
+    stream = io.BytesIO()
+    Pillow.linear_gradient("L").save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    data[-13] ^= 0xFF  # the last 12 bytes are the closing chunk, before it stands the checksum
+    return bytes(data)
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of 70 bytes whose header promises width x height pixels."""
 
@@ -134,6 +143,7 @@ def truncated_jpeg() -> bytes:
     ("content", "message"),
     [
         (corrupt_png(), "is corrupt"),
+        (wrong_checksum_png(), "is corrupt"),
         (truncated_jpeg(), "is corrupt (OSError: image file is truncated"),
         (b"<html>404 not found</html>", "is not an image"),
         (b"", "is not an image"),
@@ -142,7 +152,7 @@ def truncated_jpeg() -> bytes:
         (bomb(12_000, 10_000), "is 12000 x 10000 pixels, more than"),
         (bomb(60_000, 60_000), "is it a decompression bomb?"),
     ],
-    ids=["bit flip", "cut jpeg", "html", "empty", "eps", "60 MP", "120 MP", "3600 MP"],
+    ids=["bit flip", "checksum", "cut jpeg", "html", "empty", "eps", "60 MP", "120 MP", "3600 MP"],
 )
 def test_files_that_are_no_usable_image(tmp_path, content, message):
     (tmp_path / "a.png").write_bytes(content)

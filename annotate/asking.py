@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,7 +68,10 @@ def ask_all(
     patience: Patience,
 ) -> None:
     """Ask all `calls`. Raises `Stopped` or `UserError` after what is in flight has been kept."""
-    purse = _Purse(workspace, limits.budget_usd, dearest=_price_of_one(annotator, calls, limits))
+    price = _price_of_one(annotator, calls, limits)
+    if price is None and limits.budget_usd is not None:
+        raise UserError(f"budget_usd is set, but no price of {annotator.model} is known; remove it, or add the price")
+    purse = _Purse(workspace, limits.budget_usd, dearest=price or 0.0)
     asking = _Asking(annotator, calls, limits, read_image, done, purse, patience, progress)
     try:
         asyncio.get_running_loop()
@@ -85,20 +87,18 @@ class _Purse:
 
     def __init__(self, workspace: Path, budget_usd: float | None, dearest: float) -> None:
         """`dearest` is what one call may cost, as long as none has cost more."""
-        self._file = workspace / "spent.jsonl"
+        self._file = workspace / "spent.txt"
         self._budget = budget_usd
-        paid = [json.loads(line) for line in self._file.read_text().split()] if self._file.exists() else []
+        paid = [float(usd) for usd in self._file.read_text().split()] if self._file.exists() else []
         self.spent: float = sum(paid)
         self._dearest = max([dearest, *paid])
 
     def pay(self, usd: float | None) -> None:
-        if usd is None and self._budget is not None:
-            raise UserError("budget_usd is set, but no price is known for this model; remove it, or add a price")
         if usd:
             self.spent += usd
             self._dearest = max(self._dearest, usd)
             with self._file.open("a") as stream:
-                stream.write(f"{usd!r}\n")
+                stream.write(f"\n{usd:.8f}")  # a number cut short by a kill is a number still
 
     def check(self, in_flight: int) -> None:
         """Stop before the budget could be passed by one more call beside those in flight."""
@@ -193,11 +193,11 @@ def tokens_of(request: Request) -> int:
     return characters // 4 + 258 * len(request.prompt.images)
 
 
-def _price_of_one(annotator: Annotator, calls: Mapping[str, Call], limits: Limits) -> float:
-    """What the first call costs if its reply is as long as it may be."""
+def _price_of_one(annotator: Annotator, calls: Mapping[str, Call], limits: Limits) -> float | None:
+    """What the first call costs if its reply is as long as it may be; None where no price is known."""
     for call in calls.values():
         usage = {"input_tokens": tokens_of(call.request((), 0)), "output_tokens": limits.max_output_tokens}
-        return _cost(annotator, usage) or 0.0
+        return _cost(annotator, usage)
     return 0.0
 
 

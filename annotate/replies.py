@@ -119,8 +119,10 @@ def _read_json(text: str, names: dict[str, str]) -> tuple[str, list[Row]]:
     thoughts: list[str] = []
     after = 0
     for start, end, value in _json_values(text):
-        found = list(_rows(value, _heading_in(text[after:start]), names))
-        after = end
+        found = list(_rows(value, None, names))
+        heading, after = _heading_in(text[after:start]), end
+        if len(found) == 1 and found[0].position is None and heading is not None:
+            found[0].position, found[0].unclear = heading, False
         if found and not rows:
             thoughts.append(re.sub(r"`{3}\w*\s*\Z", "", text[:start]))
         if found and isinstance(value, _Object) and any(spelling(k) in _LIST_KEYS for k, _ in value):

@@ -447,6 +447,18 @@ def test_the_budget_is_never_passed_over_all_runs(tmp_path: Path) -> None:
     assert work.compile(lines, tmp_path).cost_usd == pytest.approx(0.09)
 
 
+def test_a_budget_needs_a_price(tmp_path: Path) -> None:
+    class Unpriced(Listed):
+        paid = True
+
+    unpriced = Unpriced()
+    with pytest.raises(UserError, match="no price of listed is known"):
+        annotate(tmp_path, unpriced, [prompt("Q?")], budget_usd=1.0)
+    assert unpriced.requests == []
+    _, compiled = annotate(tmp_path, unpriced, [prompt("Q?")])
+    assert compiled.files["annotated.jsonl"][0].annotations[0].cost_usd is None
+
+
 def test_the_estimate_counts_calls_and_tokens() -> None:
     prompts = [prompt("Which colour?", image=True), prompt("And this?")]
     completions = [c for p in prompts for c in answers(p, "It is red.", "It is blue.")]

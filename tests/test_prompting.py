@@ -107,6 +107,10 @@ READABLE = {
         f"Completion 2:\n```json\n{UNNUMBERED_B}\n```\n**Completion 1**\n```json\n{UNNUMBERED_A}\n```",
         [A, B],
     ),
+    "in order, without numbers, after thoughts": (
+        f"Completion 1: fine.\nCompletion 2: wrong.\n\n[{UNNUMBERED_A}, {UNNUMBERED_B}]",
+        [A, B],
+    ),
     "in order, without numbers": (f"[{UNNUMBERED_A}, {UNNUMBERED_B}]", [A, B]),
     "line breaks within a string": (A_JSON.replace("{", '{"rationale": "one\ntwo", '), [A]),
     "a quotation mark within a string": (

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from align.console import Console
 from align.pairs import (
-    build_files,
+    Pairs,
     build_preference_pairs,
     build_rejection_examples,
     build_steerlm_examples,
     build_teacher_examples,
     conditioning,
 )
+from align.pairs.build import build_files
 from align.pairs.stage import PairsWork
 from align.pairs.stage import work as stage_work
 from align.recipe import load_recipe
 from align.runner import Runner
-from align.settings import Pairs
 from align.stages import STAGES
 from annotate.errors import UserError
 from annotate.jsonl import read_records, write_records

@@ -25,6 +25,9 @@ from annotate.protocol import Annotator, Outcome, Priced, Request
 from annotate.records import Image, Prompt, Reason
 from annotate.stage import Done, Progress
 
+UNREADABLE = "unreadable"
+"""Outcome of a call whose replies are all of no use; that of any other line is the last reply's."""
+
 ReadImage = Callable[[Image], bytes]
 
 
@@ -172,8 +175,8 @@ class _Asking:
                 }
             )
             if call.readable(reply.text):
-                break
-        return line
+                return line
+        return line | {"outcome": UNREADABLE}
 
 
 def _line(outcome: Outcome, reason: Reason | None = None, detail: str = "") -> dict[str, Any]:

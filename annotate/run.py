@@ -26,7 +26,7 @@ from annotate.backends.registry import make_annotator
 from annotate.errors import UserError
 from annotate.limits import Patience
 from annotate.prompting import Mode, ParsedReply, ReplyError, parse_reply, render_request
-from annotate.protocol import Annotator, Outcome, Priced, Request
+from annotate.protocol import Annotator, Priced, Request
 from annotate.records import Annotated, Annotation, Completion, Failure, Prompt, Rating, Reason, Rubric, content_id
 from annotate.rubric import load_rubric
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
@@ -179,7 +179,7 @@ class AnnotateWork:
             line = lines[unit.key]
             replies += _recording(unit.payload, line)
             made = self._annotation(unit.payload, line)
-            funnel["replied"] += bool(line["replies"]) and line["outcome"] == Outcome.OK.value
+            funnel["replied"] += bool(line["replies"])
             if isinstance(made, Failure):
                 failures.append(made)
             else:
@@ -204,8 +204,6 @@ class AnnotateWork:
 
     def _annotation(self, call: _RatingCall, line: Line) -> Annotation | Failure:
         """What one line says: the first of its replies that can be read, or why there is none."""
-        if line["outcome"] != Outcome.OK.value:
-            return _failure(call, Reason(line["reason"]), line["detail"])
         unread = ""
         for reply in line["replies"]:
             try:
@@ -235,6 +233,8 @@ class AnnotateWork:
                 usage=dict(reply["usage"]),
                 cost_usd=line["cost_usd"],
             )
+        if line["reason"] is not None:
+            return _failure(call, Reason(line["reason"]), line["detail"])
         return _failure(call, Reason.UNPARSABLE, unread)
 
     def estimate(self, pending: Sequence[Unit]) -> Estimate:

@@ -20,7 +20,7 @@ from annotate.asking import Limits, ReadImage, ask_all
 from annotate.backends.registry import make_annotator
 from annotate.limits import Patience
 from annotate.prompting import render_question
-from annotate.protocol import Annotator, Outcome, Request
+from annotate.protocol import Annotator, Request
 from annotate.records import Completion, Failure, Prompt, Reason
 from annotate.run import estimate
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
@@ -119,7 +119,7 @@ class TeachWork:
 
     def _completion(self, question: _Question, line: Line) -> Completion | Failure:
         prompt_id = question.prompt.id
-        if line["outcome"] != Outcome.OK.value:
+        if line["reason"] is not None:
             return Failure(stage=STAGE, record_id=prompt_id, reason=Reason(line["reason"]), detail=line["detail"])
         text = line["replies"][-1]["text"]
         if not question.readable(text):

@@ -318,6 +318,7 @@ def test_an_unreadable_reply_is_asked_again_only_where_decoding_is_random(tmp_pa
     assert only_failure(compiled).reason is Reason.UNPARSABLE
     assert only_failure(compiled).detail.endswith("no ratings found")
     assert len(fixed.requests) == 1
+    assert [line["outcome"] for line in lines.values()] == ["unreadable"]
 
     random = Listed(nonsense, nonsense)
     lines, compiled = annotate(tmp_path, random, [prompt("Q?")], temperature=0.7)
@@ -326,6 +327,7 @@ def test_an_unreadable_reply_is_asked_again_only_where_decoding_is_random(tmp_pa
     assert len({str(r.messages) for r in random.requests}) == 1  # bad output is never sent back
     (line,) = lines.values()
     assert [r["text"] for r in line["replies"][:2]] == [nonsense, nonsense]  # every raw text is kept
+    assert line["outcome"] == "ok"
 
     lost = Listed(*[nonsense] * 3)
     _, compiled = annotate(tmp_path, lost, [prompt("Q?")], temperature=0.7)

@@ -520,6 +520,7 @@ def test_files_are_written_all_or_none(tmp_path):
     write_records(source, HAND)
     build_files(source, out, Pairs(), 0)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
+    write_records(tmp_path / "hand.jsonl", HAND)
 
     with pytest.raises(UserError, match="no pair above the margin"):
         build_files(source, out, Pairs(min_margin=9), 0)
@@ -533,9 +534,11 @@ def test_files_are_written_all_or_none(tmp_path):
         build_files(tmp_path / "nowhere.jsonl", out, Pairs(), 0)
     with pytest.raises(UserError, match="is a file; give a folder"):
         build_files(source, source, Pairs(), 0)
+    with pytest.raises(UserError, match="no pair above the margin"):
+        build_files(tmp_path / "hand.jsonl", tmp_path / "deep" / "new", Pairs(min_margin=9), 0)
 
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["annotated.jsonl", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["annotated.jsonl", "hand.jsonl", "out"]
 
 
 def test_scores_of_two_rubrics_are_not_mixed(tmp_path):

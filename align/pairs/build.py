@@ -59,7 +59,6 @@ class Account:
     prompts: Mapping[str, int] | None = None
     """Prompts per source before annotation, where known."""
     steps: dict[str, Counter[str]] = field(default_factory=dict)
-    failures: Counter[str] = field(default_factory=Counter)
     widest: Counter[int] = field(default_factory=Counter)
     sets: dict[str, dict[str, Counter[str]]] = field(
         default_factory=lambda: {name: {"count": Counter(), "failures": Counter()} for name in SETS}
@@ -68,11 +67,8 @@ class Account:
     def add(self, row: Annotated, made: Mapping[str, list[Record]]) -> None:
         """Count what `sets_of(row)` made."""
         lost = next((f.reason for f in made["preference"] if isinstance(f, Failure)), None)
-        steps = self.steps.setdefault(row.prompt.source, Counter())
         reached = _STEPS if lost is None else _STEPS[: _STEPS.index(_LOST_BEFORE[lost])]
-        steps.update(reached)
-        if lost:
-            self.failures[lost.value] += 1
+        self.steps.setdefault(row.prompt.source, Counter()).update(reached)
         rated = usable(row, self.settings.score, at_least=2)
         if not isinstance(rated, Failure):
             self.widest[math.floor(widest_difference(rated))] += 1
@@ -81,6 +77,11 @@ class Account:
             self.sets[name]["failures"].update(failed)
             if not failed:
                 self.sets[name]["count"].update(rows=len(made[name]), prompts=1)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Reason -> prompts without a pair."""
+        return self.sets["preference"]["failures"]
 
     @property
     def pairs(self) -> int:
@@ -162,10 +163,10 @@ def build_files(
         raise UserError(f"{outdir}: is a file; give a folder to write to")
     workspace = None
     try:
-        outdir.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{outdir.name}.", dir=outdir.parent))
+        near = next(folder for folder in outdir.absolute().parents if folder.exists())
+        workspace = Path(tempfile.mkdtemp(prefix=f".{outdir.name}.", dir=near))
         funnel = _write_all(annotated, workspace, settings, seed, given)
-        outdir.mkdir(exist_ok=True)
+        outdir.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if (workspace / name).exists():
                 (workspace / name).replace(outdir / name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -162,6 +164,52 @@ def test_the_teacher_answers_with_the_reference(tmp_path: Path) -> None:
     (failure,) = compiled.files["failures.jsonl"]
     assert (failure.record_id, failure.reason) == (prompts[1].id, Reason.INVALID_INPUT)
     assert compiled.units == compiled.outputs + compiled.failures == 2
+
+
+ALONE = """
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from annotate.records import Completion, Prompt, Turn
+from annotate.run import AnnotateWork
+from annotate.teach import TeachWork
+
+@dataclass(frozen=True)
+class Settings:
+    backend: str = "rules"
+    model: str = ""
+    rubric: str = "helpsteer"
+    mode: str = "listwise"
+    passes: int = 2
+    max_output_tokens: int = 512
+    temperature: float = 0.0
+    options: dict = field(default_factory=dict)
+    requests_per_minute: float | None = None
+    workers: int = 4
+    budget_usd: float | None = None
+
+key = {"form": "any", "claims": [{"vocabulary": ["red", "blue"], "truth": ["red"]}]}
+asked = Prompt.of((Turn(role="user", text="Which colour?"),), reference="It is red.", meta={"answer_key": key})
+said = [Completion.of(prompt_id=asked.id, model="m", index=i, text=t) for i, t in enumerate(["red", "blue"])]
+rest = {"prompts": [asked], "settings": Settings(), "seed": 0, "read_image": lambda image: b""}
+for work in (AnnotateWork(completions=said, **rest), TeachWork(**rest)):
+    lines = {}
+    work.execute(work.units, lines.__setitem__, Path.cwd(), lambda done, total, note="": None)
+    print(work.compile(lines, Path.cwd()).outputs)
+print(sorted({name.split(".")[0] for name in sys.modules} & {"align", "torch", "transformers", "numpy"}))
+"""
+
+
+def test_it_works_alone_without_align_and_torch(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["2", "1", "[]"]
+
+
+def test_it_works_where_a_loop_is_running_as_in_a_notebook(tmp_path: Path) -> None:
+    async def cell() -> Any:
+        return annotate(tmp_path, Listed(), [prompt("Q?")])[1]
+
+    assert asyncio.run(cell()).outputs == 1
 
 
 # ------------------------------------------------------------------------------------------------------- shown order

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from align.models.template import render_completion, render_prompt
 from align.train.rows import Conversation
 
-COMPLETE = "complete"
+COMPLETE, WEIGHTS = "complete", "weights.safetensors"
 IGNORED = -100
 Progress = Callable[[int, int, float], None]
 """Called with (step, steps, loss)."""
@@ -101,6 +102,15 @@ class StageTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         loss = self.stage_loss(model, inputs)
         return (loss, None) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Plain names: a LLaVA is saved under its hub names, which Trainer, resuming, would silently not find."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.model.state_dict(), folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        (model or self.model).load_state_dict(load_file(Path(resume_from_checkpoint) / WEIGHTS), strict=True)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -120,9 +120,11 @@ class JudgeWork:
         with Journal(folder / "journal.jsonl") as journal:
             for unit, answers in graded:
                 work = self._annotation(unit.payload.answers.payload, answers)
-                missing = [asked for asked in work.units if asked.key not in journal.lines]
+                missing = [u for u in work.units if journal.lines.get(u.key, {}).get("outcome") != "ok"]
                 work.execute(missing, journal.append, folder, progress)
-                done(unit.key, {"replies": {asked.key: journal.lines[asked.key] for asked in work.units}})
+                replies = {asked.key: journal.lines[asked.key] for asked in work.units}
+                outcomes = [reply["outcome"] for reply in replies.values() if reply["outcome"] != "ok"]
+                done(unit.key, {"replies": replies, "outcome": outcomes[0] if outcomes else "ok"})
 
     def items(self, gradings: Sequence[Unit], lines: Mapping[str, Line]) -> list[Item]:
         """One Item per question and model, in suite `<suite>:judge`."""

@@ -36,6 +36,13 @@ class Batch:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class Probe:
+    """Some rows of a batch asked one by one: does what else is in a batch change an answer?"""
+
+    batch: Batch
+
+
 def load_exams(settings: Evaluate, prompts: Prompts) -> tuple[Exam, ...]:
     """All benchmark files, checked whole: rows, what each suite needs of them, images. All faults at once."""
     suites = find_suites(settings.suites)
@@ -82,6 +89,16 @@ def plan_units(
                     batch = Batch(contestant, exam.suite, rows)
                     units.append(Unit(batch_key(batch, max_new_tokens), batch, len(rows)))
     return units
+
+
+def plan_probes(answers: Sequence[Unit], max_new_tokens: int, n: int = 3) -> list[Unit]:
+    """The first rows of each suite in which the model that is to be aligned writes answers."""
+    first: dict[str, Batch] = {}
+    for unit in answers:
+        if unit.payload.contestant.name == "vlm" and not unit.payload.suite.chooses:
+            first.setdefault(unit.payload.suite.name, unit.payload)
+    probes = [Batch(b.contestant, b.suite, b.rows[:n]) for b in first.values()]
+    return [Unit(sha256_of(["one by one", batch_key(b, max_new_tokens)]), Probe(b), len(b.rows)) for b in probes]
 
 
 def batches(exam: Exam, size: int) -> list[tuple[Row, ...]]:

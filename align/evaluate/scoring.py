@@ -23,6 +23,7 @@ STRICT_YES_NO = "yes-no-first-word/1"
 OFFICIAL_YES_NO = "yes-no-official/1"
 
 _NOT_WORD = re.compile(r"[^\w\s]+")
+_ENDS = re.compile(r"[.!](?=\s|$)|\n|\?(?=\s|$)")
 _NUMBERED = re.compile(r"(?:^|\s)(\d+)[.)]\s+(?=\S)")
 
 
@@ -50,8 +51,8 @@ def has_form(text: str, form: Literal["sentence", "word", "list"] | None) -> flo
     numbers = [int(n) for n in _NUMBERED.findall(text)]
     if form == "list":
         return float(numbers == list(range(1, len(numbers) + 1)) and bool(numbers) and text.startswith("1"))
-    one_sentence = text.endswith((".", "!")) and "\n" not in text and not numbers
-    return float(one_sentence and len(text.split()) >= 3 and text[:1] == text[:1].upper())
+    begins = text[:1] == text[:1].upper() and len(text.split()) >= 3
+    return float(begins and not numbers and _ENDS.findall(text) == [text[-1:]])
 
 
 def read_yes_no(text: str, parser: str = STRICT_YES_NO) -> bool | None:

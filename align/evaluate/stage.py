@@ -17,14 +17,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from align.context import Context
 from align.evaluate.answers import answer_batch, input_sha256
+from align.evaluate.benchmark import Row
 from align.evaluate.judge import Grading, JudgeWork, plan_gradings
 from align.evaluate.metrics import suite_metrics
 from align.evaluate.models import Contestant, contestants
-from align.evaluate.plan import Batch, Exam, decoding, load_exams, plan_units
+from align.evaluate.plan import Batch, Exam, Probe, decoding, load_exams, plan_probes, plan_units
 from align.evaluate.verdicts import summary
 from align.settings import Evaluate, Prompts
 from annotate.jsonl import write_text
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from align.models.load import LoadedModel
 
 STAGE = "evaluate"
+_Loaded: TypeAlias = "tuple[Contestant, LoadedModel]"
 
 
 def work(context: Context) -> EvaluateWork:
@@ -67,20 +69,24 @@ class EvaluateWork:
         self.root, self.seed, self.annotator = root, seed, annotator
         asked = plan_units(contestants, exams, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
         self.answers: list[Unit] = asked
+        self.probes = plan_probes(asked, settings.max_new_tokens)
         self.gradings = plan_gradings(asked, settings.judge) if settings.judge else []
 
     @property
     def units(self) -> Sequence[Unit]:
-        return [*self.answers, *self.gradings]
+        return [*self.answers, *self.probes, *self.gradings]
 
     # ---------------------------------------------------------------------------------------------------- execute
 
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
-        loaded: tuple[str, LoadedModel] | None = None
+        loaded: _Loaded | None = None
         for unit in pending:
             if isinstance(unit.payload, Batch):
                 loaded = self._loaded(unit.payload.contestant, loaded)
                 done(unit.key, self._answer(unit, loaded[1], workspace))
+            elif isinstance(unit.payload, Probe):
+                loaded = self._loaded(unit.payload.batch.contestant, loaded)
+                done(unit.key, self._ask_one_by_one(unit.payload.batch, loaded[1], workspace))
         judged = [unit for unit in pending if isinstance(unit.payload, Grading)]
         if judged and self.settings.judge:
             for unit in judged:
@@ -95,21 +101,31 @@ class EvaluateWork:
                 progress,
             )
 
-    def _loaded(self, contestant: Contestant, last: tuple[str, LoadedModel] | None) -> tuple[str, LoadedModel]:
-        """The model of this contestant; one at a time in memory."""
-        return last if last and last[0] == contestant.name else (contestant.name, contestant.load())
+    def _loaded(self, contestant: Contestant, last: _Loaded | None) -> _Loaded:
+        """The model of this contestant; one at a time in memory. Adapters of one model share its encoded prompts."""
+        if last and last[0] is contestant:
+            return last
+        loaded = contestant.load()
+        if last and last[0].folder == contestant.folder:
+            loaded = replace(loaded, encoder=last[1].encoder)
+        return contestant, loaded
 
-    def _answer(self, unit: Unit, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
-        batch: Batch = unit.payload
-        line = answer_batch(
+    def _ask(self, batch: Batch, rows: Sequence[Row], loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
+        return answer_batch(
             loaded,
             batch.contestant,
             batch.suite,
-            batch.rows,
+            rows,
             root=self.root,
             workspace=workspace,
             max_new_tokens=self.settings.max_new_tokens,
         )
+
+    def _ask_one_by_one(self, batch: Batch, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
+        return {"outputs": [self._ask(batch, [row], loaded, workspace)["outputs"][0] for row in batch.rows]}
+
+    def _answer(self, unit: Unit, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
+        line = self._ask(unit.payload, unit.payload.rows, loaded, workspace)
         if self.settings.judge:
             _kept(workspace, unit).parent.mkdir(parents=True, exist_ok=True)
             write_text(_kept(workspace, unit), json.dumps(line, ensure_ascii=False))
@@ -146,6 +162,7 @@ class EvaluateWork:
                     judge=judge,
                     annotator=self.annotator,
                     halved=halved,
+                    moved=self._moved(lines),
                 ),
             },
             units=len(items) + len(failures),
@@ -161,6 +178,20 @@ class EvaluateWork:
             },
             cost_usd=JudgeWork.cost(self.gradings, lines),
         )
+
+    def _moved(self, lines: Mapping[str, Line]) -> list[int]:
+        """How many probed answers batch mates changed, and how many were probed."""
+        in_batch: dict[tuple[str, str], Any] = {}
+        for unit in self.answers:
+            if unit.payload.contestant.name == "vlm":
+                outputs = zip(unit.payload.rows, lines[unit.key]["outputs"], strict=True)
+                in_batch |= {(unit.payload.suite.name, row.id): o for row, o in outputs}
+        alone = [
+            (in_batch[unit.payload.batch.suite.name, row.id], outputs)
+            for unit in self.probes
+            for row, outputs in zip(unit.payload.batch.rows, lines[unit.key]["outputs"], strict=True)
+        ]
+        return [sum(a != b for a, b in alone), len(alone)]
 
     def _items(self, batch: Batch, line: Line) -> Iterator[Item]:
         for row, outputs in zip(batch.rows, line["outputs"], strict=True):

@@ -39,6 +39,7 @@ def summary(
     judge: Judge | None,
     annotator: str,
     halved: int,
+    moved: Sequence[int] = (0, 0),
 ) -> dict[str, Any]:
     """The content of verdicts.json."""
     values = headlines(items, exams)
@@ -65,7 +66,7 @@ def summary(
         "regression": [_regression(v) for v in found],
         "comparisons": [row for v in found for row in _repairs(v)] + _side_effects(rest, clusters, margin, seed),
         "controls": controls(items, exams),
-        "warnings": warnings(items, judge=judge, annotator=annotator, halved=halved),
+        "warnings": warnings(items, judge=judge, annotator=annotator, halved=halved, moved=moved),
     }
 
 
@@ -195,7 +196,9 @@ def controls(items: Sequence[Item], exams: Sequence[Exam]) -> list[dict[str, Any
     return made
 
 
-def warnings(items: Sequence[Item], *, judge: Judge | None, annotator: str, halved: int) -> list[str]:
+def warnings(
+    items: Sequence[Item], *, judge: Judge | None, annotator: str, halved: int, moved: Sequence[int]
+) -> list[str]:
     """What a reader must know before believing the table."""
     said = []
     if judge and annotator and family(f"{judge.backend} {judge.model}") == family(annotator):
@@ -211,6 +214,8 @@ def warnings(items: Sequence[Item], *, judge: Judge | None, annotator: str, halv
         f"{suite}: {n} answer(s) of {model} could not be read; they are in no score"
         for (suite, model), n in unread.items()
     ]
+    if moved[0]:
+        said.append(f"{moved[0]} of {moved[1]} answers asked alone were others than in their batch (rounding)")
     if halved:
         said.append(f"{halved} batch(es) were halved for lack of memory: byte-identity with another run is void")
     return said

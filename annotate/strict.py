@@ -47,7 +47,8 @@ class Record:
         found = row.get("schema")
         if found != cls.SCHEMA:
             raise RecordError(f"{cls.SCHEMA}: this line has schema {found!r}; is it the right file?")
-        return _read_record(cls, {k: v for k, v in row.items() if k != "schema"}, cls.SCHEMA)
+        fields = {k: v for k, v in row.items() if k != "schema"}
+        return typing.cast(Self, _read_record(cls, fields, cls.SCHEMA))
 
 
 def _fields_to_json(record: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ What each stage leaves in `runs/<name>/<stage>/`:
     sample     completions.jsonl failures.jsonl       Completion, n per prompt
     annotate   annotated.jsonl failures.jsonl         Annotated
     teach      completions.jsonl failures.jsonl       Completion, one per prompt, by the annotator
-    pairs      preference.jsonl steerlm.jsonl rejection.jsonl conditioning.json failures.jsonl funnel.json
+    pairs      preference.jsonl steerlm.jsonl rejection.jsonl failures.jsonl funnel.json
+               conditioning.json card.md
     dpo, steerlm, rejection, sft
                adapter/ log.jsonl failures.jsonl card.md [conditioning.txt: appended to prompts at inference]
     evaluate   items.jsonl metrics.jsonl verdicts.json

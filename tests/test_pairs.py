@@ -497,6 +497,7 @@ def test_files_from_a_bare_annotation_file(tmp_path):
     out = tmp_path / "new" / "out"
     funnel = build_files(tmp_path / "annotated.jsonl", out, Pairs(), 0)
     assert sorted(p.name for p in out.iterdir()) == [
+        "card.md",
         "conditioning.json",
         "failures.jsonl",
         "funnel.json",
@@ -507,6 +508,7 @@ def test_files_from_a_bare_annotation_file(tmp_path):
     assert [p.name for p in out.parent.iterdir()] == ["out"]  # no leftovers
     assert funnel["total"] == {"annotated": 4, "rated": 3, "margin": 2, "kept": 2}
     assert json.loads((out / "funnel.json").read_text()) == funnel
+    assert "| all | 4 | 3 | 2 | 2 |" in (out / "card.md").read_text()
     # the very records that the builders and the stage make
     compiled = work(HAND, Pairs()).compile({}, tmp_path)
     for name, kind in [("preference", PreferencePair), ("steerlm", Example), ("rejection", Example)]:

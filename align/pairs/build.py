@@ -2,7 +2,7 @@
 
     align pairs runs/demo/annotate/annotated.jsonl out/
 
-    out/preference.jsonl  steerlm.jsonl  rejection.jsonl  failures.jsonl  conditioning.json  funnel.json
+    out/preference.jsonl  steerlm.jsonl  rejection.jsonl  failures.jsonl  conditioning.json  funnel.json  card.md
 
 funnel.json counts prompts, in all and per source; the difference between two neighbours is explained by `failures`:
 
@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.pairs.card import dataset_card
 from align.pairs.preference import build_preference_pairs, widest_difference
 from align.pairs.rejection import build_rejection_examples
 from align.pairs.score import check_settings, usable
@@ -38,7 +39,7 @@ from annotate.records import Annotated, Failure, Reason, Record, Rubric
 from annotate.rubric import load_rubric, shipped
 
 SETS = ("preference", "steerlm", "rejection")
-FILES = (*(f"{name}.jsonl" for name in SETS), "failures.jsonl", "conditioning.json", "funnel.json")
+FILES = (*(f"{name}.jsonl" for name in SETS), "failures.jsonl", "conditioning.json", "funnel.json", "card.md")
 _LOST_BEFORE = {
     Reason.COMPLETIONS_MISSING: "rated",
     Reason.UNRATED: "rated",
@@ -204,6 +205,7 @@ def _write_all(annotated: Path, workspace: Path, settings: Pairs, seed: int, rub
     account.require_pairs()
     funnel = account.to_json()
     _write_json(workspace / "funnel.json", funnel)
+    (workspace / "card.md").write_text(dataset_card(funnel, settings), encoding="utf-8")
     used = rubric or _shipped_rubric(rubrics)
     if used is not None:
         _write_json(workspace / "conditioning.json", conditioning_json(used, settings))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from align.context import Context
 from align.pairs.build import Account, conditioning_json, sets_of, sorted_out
+from align.pairs.card import dataset_card
 from align.pairs.score import check_settings
 from align.settings import Annotate, Pairs
 from annotate.records import Annotated, Record, Rubric, canonical_json
@@ -69,6 +70,7 @@ class PairsWork:
                 **{f"{name}.jsonl": records for name, records in files.items()},
                 "conditioning.json": conditioning_json(self.rubric, self.settings),
                 "funnel.json": account.to_json(),
+                "card.md": dataset_card(account.to_json(), self.settings),
             },
             units=total["annotated"],
             outputs=total["kept"],

@@ -64,6 +64,11 @@ class Context(Protocol):
     def model_sha256(self) -> str: ...
 
     @property
+    def model_note(self) -> str:
+        """Which model was taken, for the reader: "shipped, trained by recipes/demo_base.yaml with seed 0"."""
+        ...
+
+    @property
     def backbone(self) -> Path | None:
         """Folder of the language model before visual tuning, where the recipe names one."""
         ...

@@ -64,6 +64,10 @@ class RunContext:
         return self._models.model.sha256
 
     @property
+    def model_note(self) -> str:
+        return self._models.model.note
+
+    @property
     def backbone(self) -> Path | None:
         return self._models.backbone.path if self._models.backbone else None
 

@@ -390,7 +390,7 @@ def test_unreadable_answers_are_compared_with_nothing_and_told():
     items += [item("9", "pope", "vlm", right | {"accuracy": 0.0}), item("9", "pope", "dpo", {}, state="unparsed")]
     made = summed(items, [exam_of("pope", 10)], models=("vlm", "dpo"))
     assert made["comparisons"][0]["minus_vlm"]["n"] == 9
-    assert made["warnings"] == ["pope: 1 answer(s) of dpo could not be read; they are in no score"]
+    assert made["warnings"] == ["pope: 1 of 10 answers of dpo could not be read; they are in no score"]
 
 
 def test_judge_and_annotator_of_one_family_are_told_of():

@@ -21,6 +21,11 @@ from annotate.records import Item, Metric
 LEAST_COVERAGE = 0.8
 
 
+def readable(items: Sequence[Item]) -> bool:
+    """Whether enough of a model's answers to a suite have a score to speak of it."""
+    return sum(item.state == "ok" for item in items) >= LEAST_COVERAGE * len(items) > 0
+
+
 def suite_metrics(
     exam: Exam, model: str, items: Sequence[Item], graded: Sequence[Item], seed: int, judge: Judge | None
 ) -> Iterator[Metric]:
@@ -44,7 +49,7 @@ def _metric(
     ok = [item for item in items if item.state == "ok"]
     failed = len(items) - len(ok)
     found = None
-    if ok and len(ok) >= LEAST_COVERAGE * len(items):
+    if readable(items):
         found = estimate(measure, [item.value for item in ok], [clusters[item.id] for item in ok], seed)
     return Metric(
         suite=suite,

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from align.evaluate.metrics import readable
 from align.evaluate.models import Contestant
 from align.evaluate.plan import Exam
 from align.evaluate.pope import score_yes_no
@@ -71,13 +72,15 @@ def summary(
 
 
 def headlines(items: Sequence[Item], exams: Sequence[Exam]) -> Values:
-    """What models are compared by; questions without a score are absent."""
+    """What models are compared by; questions without a score are absent, and models with too few of them."""
     measure = {e.suite.name: e.suite.headline for e in exams}
-    values: Values = {name: {} for name in measure}
+    answered: dict[tuple[str, str], list[Item]] = {}
     for item in items:
-        scores = values[item.suite].setdefault(item.model, {})
-        if item.state == "ok":
-            scores[item.id] = item.value[measure[item.suite]]
+        answered.setdefault((item.suite, item.model), []).append(item)
+    values: Values = {name: {} for name in measure}
+    for (suite, model), mine in answered.items():
+        if readable(mine):
+            values[suite][model] = {item.id: item.value[measure[suite]] for item in mine if item.state == "ok"}
     return values
 
 
@@ -206,14 +209,14 @@ def warnings(
             f"judge and annotator are of one family ({family(annotator)}): the judge's column shows how well its own "
             "taste was learnt, not how good the answers are; the headline is not touched by it"
         )
-    unread: dict[tuple[str, str], int] = {}
+    answered: dict[tuple[str, str], list[Item]] = {}
     for item in items:
-        if item.state != "ok":
-            unread[item.suite, item.model] = unread.get((item.suite, item.model), 0) + 1
-    said += [
-        f"{suite}: {n} answer(s) of {model} could not be read; they are in no score"
-        for (suite, model), n in unread.items()
-    ]
+        answered.setdefault((item.suite, item.model), []).append(item)
+    for (suite, model), mine in answered.items():
+        unread = sum(item.state != "ok" for item in mine)
+        if unread:
+            rest = "they are in no score" if readable(mine) else "too many for a score or a comparison"
+            said.append(f"{suite}: {unread} of {len(mine)} answers of {model} could not be read; {rest}")
     if moved[0]:
         said.append(f"{moved[0]} of {moved[1]} answers asked alone were others than in their batch (rounding)")
     if halved:

@@ -1,0 +1,85 @@
+"""What a run has left, read once: the only thing the table, the page and report.json are made of.
+
+A recipe without some stage leaves its part empty, and the report leaves that section out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align.context import Context
+from annotate.jsonl import read_rows
+from annotate.records import Annotated, Failure, Item, Metric, PreferencePair
+
+TRAININGS = ("language", "connect", "tune", "sft", "steerlm", "rejection", "dpo")
+BUILT = TRAININGS[:3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """A run's recorded outputs."""
+
+    title: str
+    name: str
+    seed: int
+    base: str = ""
+    """Which model was aligned, in words."""
+    score: tuple[str, ...] = ()
+    """The attributes that are summed into the score of a completion."""
+    min_margin: float = 0.0
+    verdicts: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Metric] = ()
+    items: Sequence[Item] = ()
+    annotated: Sequence[Annotated] = ()
+    pairs: Sequence[PreferencePair] = ()
+    funnel: Mapping[str, Any] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """`stage: reason` -> how many records."""
+    logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    image_root: Path = Path()
+    image_limit: int = 50_000_000
+
+
+def gather(context: Context) -> Findings:
+    """Read everything the recipe's finished stages left."""
+    recipe = context.recipe
+    pairs = recipe.pairs
+    prompts = recipe.prompts
+    evaluated = context.has("evaluate")
+    return Findings(
+        title=recipe.report.title if recipe.report and recipe.report.title else recipe.name,
+        name=recipe.name,
+        seed=recipe.seed,
+        base=context.model_note if evaluated or context.has("sample") else "",
+        score=tuple(pairs.score) if pairs else (),
+        min_margin=pairs.min_margin if pairs else 0.0,
+        verdicts=_json(context.path("evaluate", "verdicts.json")) if evaluated else {},
+        metrics=context.records("evaluate", "metrics.jsonl", Metric) if evaluated else (),
+        items=context.records("evaluate", "items.jsonl", Item) if evaluated else (),
+        annotated=context.records("annotate", "annotated.jsonl", Annotated) if context.has("annotate") else (),
+        pairs=context.records("pairs", "preference.jsonl", PreferencePair) if context.has("pairs") else (),
+        funnel=_json(context.path("pairs", "funnel.json")) if context.has("pairs") else {},
+        failures=_failures(context),
+        logs={s: [row for _, row in read_rows(context.path(s, "log.jsonl"))] for s in TRAININGS if context.has(s)},
+        image_root=Path(prompts.image_root) if prompts else Path(),
+        image_limit=prompts.max_image_pixels if prompts else 50_000_000,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _failures(context: Context) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for stage in ("sample", "annotate", "teach", "pairs", *TRAININGS[3:], "evaluate"):
+        if context.has(stage):
+            for failure in context.records(stage, "failures.jsonl", Failure):
+                key = f"{stage}: {failure.reason.value.replace('_', ' ')}"
+                counted[key] = counted.get(key, 0) + 1
+    return counted

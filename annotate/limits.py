@@ -13,6 +13,7 @@ request until it gets an answer that is worth keeping; what it does is a functio
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
@@ -45,21 +46,27 @@ class Pacer:
         self._next = 0.0
         self._resume = 0.0
         self._pauses = 0
-        self._closed = False
+        self._closed = asyncio.Event()
 
     async def admit(self) -> None:
         """Wait for one's turn. Raises `Stopped` once the pacer is closed."""
         now = asyncio.get_running_loop().time
         turn = max(now(), self._next, self._resume)
         self._next = turn + self._interval
-        while (wait := max(turn, self._resume) - now()) > 0 and not self._closed:  # a pause may begin while we wait
-            await asyncio.sleep(wait)
-        if self._closed:
+        while (wait := max(turn, self._resume) - now()) > 0:  # a pause may begin while we wait
+            await self.sleep(wait)
+        if self._closed.is_set():
+            raise Stopped("the run has ended")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait. Raises `Stopped` as soon as the pacer is closed."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
             raise Stopped("the run has ended")
 
     def close(self) -> None:
         """Let nobody through any more: the run is over, requests that wait are not sent."""
-        self._closed = True
+        self._closed.set()
 
     def admitted(self) -> None:
         """The service took a request: it is not shut."""
@@ -82,6 +89,7 @@ async def insist(annotator: Annotator, request: Request, pacer: Pacer, patience:
         stop=stop_after_attempt(patience.attempts),
         wait=_Wait(patience),
         retry=retry_if_result(_is_transient),
+        sleep=pacer.sleep,
         retry_error_callback=_last,
     )
     reply: Reply = await retrying(_let_in, annotator, request, pacer)

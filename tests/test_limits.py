@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_the_end_of_a_run_keeps_what_was_answered(
     planned.execute(pending, kept.__setitem__, tmp_path, quiet)
     assert len(again.requests) == 3  # the one that was answered is not asked again
     assert planned.compile(kept, tmp_path).outputs == 3
+
+
+def test_when_the_run_ends_nobody_waits_for_a_turn_and_nothing_more_is_sent(tmp_path: Path) -> None:
+    fatal = Reply(outcome=Outcome.RUN_FATAL, detail="no such model")
+    slow = Listed(TRANSIENT, Reply(outcome=Outcome.TRANSIENT, retry_after=600), fatal)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no such model"):
+        # The third request, at 0.2 s, ends it; one waits for its turn, two wait to try again, one of them 10 minutes.
+        annotate(tmp_path, slow, [prompt(f"Q {i}?") for i in range(9)], workers=4, requests_per_minute=600)
+    assert len(slow.requests) == 3
+    assert time.monotonic() - start < 30
 
 
 def test_a_refused_row_is_a_failure_and_the_run_goes_on(tmp_path: Path) -> None:

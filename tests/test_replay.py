@@ -55,6 +55,30 @@ def test_replies_are_not_given_for_another_order_but_annotations_are(tmp_path: P
     ]
 
 
+def test_a_preference_is_turned_round_with_the_pair(tmp_path: Path) -> None:
+    asked = [prompt(f"Which colour {i}?") for i in range(4)]
+    completions = [c for p in asked for c in answers(p, "It is blue.", "It is red.")]
+
+    def preferred(seed: int, **settings: Any) -> list[tuple[tuple[str, ...], str | None]]:
+        work = AnnotateWork(
+            prompts=asked,
+            completions=completions,
+            settings=Annotate(mode="pairwise", **settings),
+            seed=seed,
+            read_image=read_image,
+        )
+        _, compiled = run_work(work, tmp_path)
+        write_records(tmp_path / f"annotated-{seed}.jsonl", compiled.files["annotated.jsonl"])
+        return [(a.shown_order, a.preference) for r in compiled.files["annotated.jsonl"] for a in r.annotations]
+
+    red = {c.id for c in completions if c.text == "It is red."}
+    original = preferred(0)
+    replayed = preferred(3, backend="replay", options={"file": str(tmp_path / "annotated-0.jsonl")})
+    assert [order for order, _ in original] != [order for order, _ in replayed]
+    for order, preference in [*original, *replayed]:
+        assert preference == ("first" if order[0] in red else "second")
+
+
 def test_with_a_partial_file_the_missing_prompts_are_failures(tmp_path: Path) -> None:
     prompts, completions, original = recorded(tmp_path)
     write_records(tmp_path / "partial.jsonl", original.files["replies.jsonl"][1:])

@@ -219,15 +219,16 @@ def _options(stage: str) -> list[str]:
         found = []
         for spec in dataclasses.fields(kind):
             hint = get_type_hints(kind)[spec.name]
-            if dataclasses.is_dataclass(hint):
-                found += rows(hint, f"{prefix}{spec.name}.")
+            inner = next((a for a in (hint, *get_args(hint)) if dataclasses.is_dataclass(a)), None)
+            if inner:
+                found += rows(inner, f"{prefix}{spec.name}.")
                 continue
             factory = spec.default_factory
             default = spec.default if factory is dataclasses.MISSING else factory()
             shown = json.dumps(default, default=lambda _: "")
             mark = "*" if spec.metadata.get("operational") else " "
             text = f"{spec.metadata.get('help', '')} (default: {shown if len(shown) < 40 else 'see docs'})"
-            found.append(f" {mark}{prefix}{spec.name:22} {text}")
+            found.append(f" {mark}{prefix + spec.name:24} {text}")
         return found
 
     (settings,) = (a for a in get_args(get_type_hints(Recipe)[stage]) if a is not type(None))

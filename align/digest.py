@@ -34,7 +34,7 @@ def file_sha256(path: Path) -> str:
 
 
 def model_digest(folder: Path) -> str:
-    """What a model is: names and hashes of its weights, configuration and tokenizer. As `align.models.digest`."""
+    """What a model is: names and hashes of its weights, configuration and tokenizer."""
     found = sorted({path for pattern in DECIDING for path in folder.glob(pattern)})
     return sha256_of([[path.name, file_sha256(path)] for path in found])
 

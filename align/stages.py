@@ -90,6 +90,7 @@ _TABLE = (
         name="evaluate",
         work="align.evaluate.stage:work",
         reads=(*(f"{name}/adapter" for name in _TRAINED), "steerlm/conditioning.txt"),
+        options=("annotate.backend", "annotate.model"),
         uses_model=True,
         uses_backbone=True,
         tensors=True,

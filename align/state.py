@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from align.digest import file_sha256
+from align.models.digest import TEMPLATE_SHA256
 from align.recipe import Recipe, identity_options
 from align.stages import STAGES, Stage
 from annotate.errors import RecordError, UserError
@@ -67,12 +68,14 @@ def stage_identity(recipe: Recipe, stage: Stage, digests: Digests) -> tuple[dict
         identity["seed"] = recipe.seed
     if stage.tensors:
         identity["threads"] = recipe.threads
+        identity["template"] = TEMPLATE_SHA256
     if stage.uses_prompts and recipe.prompts:
         identity |= identity_options(recipe.prompts, "prompts")
     identity |= identity_options(recipe.block(stage.name), stage.name)
     for key in stage.options:
         block, _, option = key.partition(".")
-        identity[key] = getattr(recipe.block(block), option)
+        if recipe.block(block) is not None:
+            identity[key] = getattr(recipe.block(block), option)
     return {**identity, **inputs}, inputs
 
 
@@ -83,7 +86,7 @@ def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
         found["prompts file"] = _hash("prompts.file", recipe.prompts.file)
     if rows := getattr(block, "rows", ""):
         found[f"{stage.name} rows"] = _hash(f"{stage.name}.rows", rows)
-    if "annotate" in (stage.name, *(o.split(".")[0] for o in stage.options)) and recipe.annotate:
+    if recipe.annotate and (stage.name == "annotate" or "annotate.rubric" in stage.options):
         found["rubric"] = load_rubric(recipe.annotate.rubric)[0].sha256
     asked = {stage.name: block, f"{stage.name}.judge": getattr(block, "judge", None)}
     for owner, annotator in asked.items():

@@ -89,7 +89,10 @@ def test_half_a_line_in_the_middle_is_told(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from annotate.journal import Journal; Journal(Path(sys.argv[1])).__enter__()"
+    script = (
+        "import sys; from pathlib import Path; from annotate.journal import Journal\n"
+        "Journal(Path(sys.argv[1])).__enter__()"
+    )
     with Journal(tmp_path / "j.jsonl"):
         second = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "j.jsonl")], cwd=ROOT, capture_output=True, text=True

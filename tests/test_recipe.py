@@ -139,8 +139,8 @@ def _suites() -> list[str]:
         ("teach: {backend: rules, temperature: 1e999}", "x.yaml:1  teach.temperature: inf is no number to work with"),
         ("evaluate: {suites: pope}", "x.yaml:1  evaluate.suites: expected a list [a, b], got text 'pope'"),
         ("evaluate: {suites: [pope, pope]}", "x.yaml:1  evaluate.suites: 'pope' stands twice"),
-        ("evaluate: {suites: [no]}", "x.yaml:1  evaluate.suites.0: 'no' reads as true or false elsewhere; put it in quotes "
-         "if it is text"),
+        ("evaluate: {suites: [no]}", "x.yaml:1  evaluate.suites.0: 'no' reads as true or false elsewhere; put it in "
+         "quotes if it is text"),
         ("tune: {}", "x.yaml:1  tune: works on what `connect` leaves; add `connect: {}` to the recipe"),
         ("sft: {}", "x.yaml:1  sft: works on what `teach` leaves; add `teach: {}` to the recipe"),
         ("beta: 1", "x.yaml:1  beta: unknown key; known: "),

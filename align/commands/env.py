@@ -21,7 +21,7 @@ _ORDER = ("train", "report", "demo", "gemini", "gemini-legacy", "qlora")
 
 def check(options: argparse.Namespace, console: Console) -> int:
     """Print the installation; exit 2 when something the base install needs is missing or of the wrong version."""
-    packages = _packages()
+    packages = wanted_packages()
     lines = [
         f"python {platform.python_version()} ({sys.executable})",
         f"mmalign {_version('mmalign') or 'not installed'}",
@@ -50,7 +50,7 @@ def _target(extra: str) -> str:
     return f"-e '.[{extra}]'" if extra else "-e ."
 
 
-def _packages() -> list[dict[str, Any]]:
+def wanted_packages() -> list[dict[str, Any]]:
     """What our own metadata asks for, and what is there."""
     try:
         wanted = requires("mmalign") or []
@@ -65,9 +65,7 @@ def _packages() -> list[dict[str, Any]]:
             continue
         found = _version(name)
         fault = (
-            ""
-            if found and _fits(found, bounds)
-            else f"{f'{found} is installed' if found else 'missing'}, need {bounds}"
+            "" if found and fits(found, bounds) else f"{f'{found} is installed' if found else 'missing'}, need {bounds}"
         )
         rows.append({"name": name, "extra": extra, "version": found, "needs": bounds, "fault": fault})
     return rows
@@ -80,7 +78,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _fits(found: str, bounds: str) -> bool:
+def fits(found: str, bounds: str) -> bool:
     """Whether a version lies within bounds like `>=1.16,<1.17`; the forms our own metadata uses."""
     have = _numbers(found)
     for bound in filter(None, bounds.replace(" ", "").split(",")):

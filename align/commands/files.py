@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from align.console import Console
@@ -14,6 +15,7 @@ from align.yaml_lines import parse_value
 from annotate import records
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import read_rows
+from annotate.rubric import load_rubric, shipped
 
 _KINDS: dict[str, type[records.Record]] = {
     kind.SCHEMA: kind
@@ -64,18 +66,35 @@ def _first(path: Path) -> object:
         return None
 
 
-def _check_records(path: Path, kind: type[records.Record]) -> int:
+def _check_records(path: Path, kind: type[records.Record], rubric: records.Rubric | None = None) -> int:
+    """How many records there are. Raises `UserError` with every line that is none, or scores outside its rubric."""
     faults = []
     count = 0
     for number, row in read_rows(path):
         count += 1
         try:
-            kind.from_json(row)
+            record = kind.from_json(row)
+            for annotation in record.annotations if isinstance(record, records.Annotated) else ():
+                _check_scores(annotation, rubric)
         except RecordError as error:
             faults.append(f"{path}:{number}: {error}")
     if faults:
         raise UserError(*faults)
     return count
+
+
+def _check_scores(annotation: records.Annotation, rubric: records.Rubric | None) -> None:
+    """A score of 5 where the rubric ends at 4; a rubric that is neither given nor shipped cannot be looked up."""
+    rubric = rubric or _shipped(annotation.rubric, annotation.rubric_sha256)
+    for rating in annotation.ratings if rubric else ():
+        assert rubric is not None
+        rubric.check(rating.scores, f"annotation {annotation.id}, completion {rating.completion_id}")
+
+
+@cache
+def _shipped(name: str, sha256: str) -> records.Rubric | None:
+    found = load_rubric(name)[0] if name in shipped() else None
+    return found if found and found.sha256 == sha256 else None
 
 
 def pairs(options: argparse.Namespace, console: Console) -> int:
@@ -89,6 +108,8 @@ def pairs(options: argparse.Namespace, console: Console) -> int:
     settings = Pairs(**read_block(Pairs, dict(_parsed(changes)), "", faults))
     if faults.texts:
         raise UserError(*faults.texts)
+    rubric = load_rubric(options.rubric)[0] if options.rubric else None
+    _check_records(Path(options.recipe), records.Annotated, rubric)
     funnel = build_files(Path(options.recipe), Path(outdir), settings, options.seed, rubric=options.rubric)
     text = json.dumps(funnel, indent=1, ensure_ascii=False)
     console.result(f"{text}\nwritten to {outdir}", outdir=outdir, funnel=funnel)

@@ -1,0 +1,456 @@
+"""The runner: skips with its reason, says what is stale and why, survives kills, never overwrites, never spends."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import small_run
+
+from align.base import Models, base_recipe_sha256
+from align.console import Console
+from align.digest import file_sha256, model_digest
+from align.recipe import Recipe, load_recipe
+from align.runner import Runner
+from align.stages import STAGES
+from align.state import State, changes, read_manifest, state_of
+from annotate.errors import UserError
+from annotate.records import Completion
+
+
+def loaded(path: Path, *overrides: str) -> Recipe:
+    return load_recipe(path, [f"runs={path.parent / 'runs'}", *overrides])
+
+
+def bring(path: Path, target: str | None, *overrides: str) -> None:
+    Runner(loaded(path, *overrides), Console(quiet=True)).bring(target)
+
+
+def state(path: Path, stage: str, *overrides: str) -> State:
+    recipe = loaded(path, *overrides)
+    return state_of(recipe, STAGES[stage], Models(recipe))
+
+
+# ----------------------------------------------------------------------------------------------------- done and stale
+
+
+def test_a_stage_is_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    assert state(recipe, "teach") == State("never")
+    Runner(loaded(recipe), Console()).bring("teach")
+    first = small_run.outputs(tmp_path / "runs/small/teach")
+    assert "teach: starts\nteach: done, 6 of 6 records\n" in capsys.readouterr().out
+    Runner(loaded(recipe), Console()).bring("teach")
+    assert capsys.readouterr().out == "teach: up to date (6 of 6 records)\n"
+    assert small_run.outputs(tmp_path / "runs/small/teach") == first
+    assert set(first) == {"completions.jsonl", "failures.jsonl"}
+
+
+def test_pace_and_unused_blocks_change_nothing(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    bring(recipe, "teach")
+    assert state(recipe, "teach", "teach.requests_per_minute=9", "teach.workers=1", "report={}").kind == "done"
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("teach.max_output_tokens=9", "teach.max_output_tokens was 1024, is 9"),
+        ("seed=4", "seed was 0, is 4"),
+        ("prompts.limit=2", "prompts.limit was null, is 2"),
+    ],
+)
+def test_a_stale_stage_says_what_changed(tmp_path: Path, override: str, why: str) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    bring(recipe, "teach")
+    assert (state(recipe, "teach", override).kind, state(recipe, "teach", override).why) == ("stale", why)
+
+
+def test_a_changed_prompts_file_makes_stale(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 6)
+    bring(recipe, "teach")
+    small_run.teach_recipe(tmp_path, 7)
+    assert state(recipe, "teach").why == "prompts file changed"
+
+
+def test_outputs_that_are_gone_or_edited_are_made_again(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    bring(recipe, "teach")
+    stage = tmp_path / "runs/small/teach"
+    whole = small_run.outputs(stage)
+    (stage / "failures.jsonl").unlink()
+    assert state(recipe, "teach").why == "failures.jsonl is gone"
+    (stage / "completions.jsonl").write_text("edited\n")
+    bring(recipe, "teach")
+    assert small_run.outputs(stage) == whole
+    # What somebody edited may have been worth something.
+    (kept,) = (tmp_path / "runs/small/superseded").iterdir()
+    assert (kept / "completions.jsonl").read_text() == "edited\n"
+
+
+def test_changes_are_told_in_words() -> None:
+    assert (
+        changes({"a": 1, "b": "x", "old": 1}, {"a": 2, "b": "x", "new": 0}) == "a was 1, is 2; new is new; old is gone"
+    )
+    assert changes({"model": "0" * 64}, {"model": "1" * 64}) == "model changed"
+    assert changes(dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 1)) == (
+        "a was 0, is 1; b was 0, is 1; c was 0, is 1; and 1 more"
+    )
+
+
+def test_the_road_from_completions_to_pairs(tmp_path: Path) -> None:
+    """Stages bring the earlier ones up to date; only what an output changed is done again."""
+    recipe = small_run.annotate_recipe(tmp_path)
+    bring(recipe, "pairs")
+    run = tmp_path / "runs/small"
+    manifest = read_manifest(run / "pairs")
+    assert manifest is not None
+    assert (manifest.units, manifest.failures) == (6, 0)
+    assert manifest.inputs["annotate/annotated.jsonl"] == file_sha256(run / "annotate/annotated.jsonl")
+    assert manifest.seeds == {"seed": 0} and "mmalign" in manifest.versions
+    assert state(recipe, "pairs", "pairs.min_margin=2").why == "pairs.min_margin was 1.0, is 2.0"
+    assert state(recipe, "annotate", "pairs.min_margin=2").kind == "done"
+    assert state(recipe, "pairs", "annotate.passes=2") == State("stale", "waits for annotate", manifest)
+
+
+def test_superseded_outputs_are_kept_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+    recipe = small_run.annotate_recipe(tmp_path)
+    bring(recipe, "annotate")
+    run = tmp_path / "runs/small"
+    first = small_run.outputs(run / "annotate")
+    for passes in (2, 1, 2):
+        bring(recipe, "annotate", f"annotate.passes={passes}")
+    kept = sorted(path.name for path in (run / "superseded").iterdir())
+    one, two = (name.rpartition("-")[0] for name in kept[:2])
+    # One pass, two passes, one pass again: each identity has its own folder, the second of a kind its own number.
+    assert sorted(kept) == sorted({f"{one}-1", f"{two}-1", *kept}) and len(kept) == 3
+    assert all((run / "superseded" / name / "manifest.json").is_file() for name in kept)
+    assert small_run.outputs(run / "superseded" / f"{_first_identity(run, first)}") == first
+    # 6 prompts x 2 passes were asked in all; the journal answers the rest.
+    assert len((run / "annotate/journal.jsonl").read_text().splitlines()) == 12
+
+
+def _first_identity(run: Path, outputs: dict[str, str]) -> str:
+    return next(p.name for p in sorted((run / "superseded").iterdir()) if small_run.outputs(p) == outputs)
+
+
+def test_every_fault_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    with (tmp_path / "prompts.jsonl").open("a") as stream:
+        stream.write('{"schema":"prompt/1"}\n{"half\n')
+    with pytest.raises(UserError) as caught:
+        bring(recipe, "teach", "teach.options={colour: red}")
+    text = str(caught.value)
+    assert "prompts.jsonl:7" in text and "prompts.jsonl:8" in text and "no option 'colour'" in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_verb_without_its_block(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no stage `dpo`; add `dpo: \{\}` to run it"):
+        bring(small_run.teach_recipe(tmp_path), "dpo")
+
+
+# ------------------------------------------------------------------------------------------------------ kills and locks
+
+
+def test_kills_at_random_moments_leave_the_files_of_a_quiet_run(tmp_path: Path) -> None:
+    """A request every 25 ms; killed, killed, ..., left alone."""
+    recipe = small_run.teach_recipe(tmp_path, 40, pace=2400)
+    quiet = small_run.align("teach", recipe, "runs=quiet", cwd=tmp_path)
+    assert quiet.returncode == 0, quiet.stderr
+    draw = random.Random(1)
+    progress = set()
+    for _ in range(5):
+        process = small_run.start("run", recipe, "runs=killed", cwd=tmp_path)
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()  # "teach: starts" or "goes on"
+        time.sleep(draw.uniform(0.0, 0.35))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        journal = tmp_path / "killed/small/teach/journal.jsonl"
+        progress.add(journal.read_bytes().count(b"\n") if journal.exists() else 0)
+    assert len(progress) >= 3 and max(progress) < 40, progress
+    told = small_run.align("status", recipe, "runs=killed", cwd=tmp_path).stdout
+    assert f"unfinished        -       -        -        -  {max(progress)} of 40 units" in told
+    last = small_run.align("run", recipe, "runs=killed", cwd=tmp_path)
+    assert last.stdout.startswith(f"teach: goes on ({max(progress)} of 40 units)")
+    assert small_run.outputs(tmp_path / "killed/small/teach") == small_run.outputs(tmp_path / "quiet/small/teach")
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 40, pace=600)
+    process = small_run.start("teach", recipe, cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.strip() == f"interrupted; what is done so far is kept. To go on: align teach {recipe}"
+    done = (tmp_path / "runs/small/teach/journal.jsonl").read_bytes().count(b"\n")
+    assert 1 <= done < 40
+    assert small_run.align("teach", recipe, "teach.requests_per_minute=null", cwd=tmp_path).returncode == 0
+
+
+def test_a_second_run_on_the_folder_is_told_who_holds_it(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 40, pace=600)
+    first = small_run.start("teach", recipe, cwd=tmp_path)
+    assert first.stdout is not None
+    first.stdout.readline()
+    second = small_run.align("run", recipe, cwd=tmp_path)
+    looking = small_run.align("status", recipe, cwd=tmp_path)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert f"runs/small is in use by process {first.pid} on {os.uname().nodename} since 20" in second.stderr
+    assert f"(align teach {recipe}); wait for it, or stop it first" in second.stderr
+    assert looking.returncode == 0  # looking needs no lock
+    # A lock dies with its holder.
+    assert small_run.align("teach", recipe, "teach.requests_per_minute=null", cwd=tmp_path).returncode == 0
+
+
+def test_a_move_that_was_cut_short_is_gone_on_with(tmp_path: Path) -> None:
+    """Killed between two renames of the superseding: one output moved, the manifest still in place."""
+    recipe = small_run.annotate_recipe(tmp_path)
+    bring(recipe, "annotate")
+    run = tmp_path / "runs/small"
+    first = small_run.outputs(run / "annotate")
+    manifest = read_manifest(run / "annotate")
+    assert manifest is not None
+    target = run / "superseded" / f"annotate-{manifest.identity_sha256[:8]}-1"
+    target.mkdir(parents=True)
+    (run / "annotate/annotated.jsonl").rename(target / "annotated.jsonl")
+    bring(recipe, "annotate", "annotate.passes=2")
+    assert small_run.outputs(target) == first
+    assert state(recipe, "annotate", "annotate.passes=2").kind == "done"
+
+
+# ------------------------------------------------------------------------------------------------------- disk and money
+
+
+def test_a_file_where_the_run_folder_must_be(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    (tmp_path / "runs").write_text("in the way")
+    ended = small_run.align("teach", recipe, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "runs/small cannot be written (a file stands where a folder must be)" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which even root may not write")
+def test_a_read_only_run_folder(tmp_path: Path) -> None:
+    ended = small_run.align("teach", small_run.teach_recipe(tmp_path), "runs=/sys/kernel", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "/sys/kernel/small cannot be written (" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for the disk's end: the journal may grow to 4 kB and no further."""
+    recipe = small_run.teach_recipe(tmp_path, 40)
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    full = small_run.align("teach", recipe, cwd=tmp_path, preexec_fn=little_room)
+    assert full.returncode == 2
+    assert "cannot be written (a file may not grow further); what is done so far is kept" in full.stderr
+    assert "Traceback" not in full.stderr
+    kept = (tmp_path / "runs/small/teach/journal.jsonl").read_bytes()
+    assert kept.endswith(b"\n") and kept.count(b"\n") > 3
+    assert "failed" in small_run.align("status", recipe, cwd=tmp_path).stdout
+    assert small_run.align("teach", recipe, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "runs/small/teach/journal.jsonl").read_bytes().startswith(kept)
+    small_run.align("teach", recipe, "runs=other", cwd=tmp_path)
+    assert small_run.outputs(tmp_path / "runs/small/teach") == small_run.outputs(tmp_path / "other/small/teach")
+
+
+DEAR = '''
+from annotate.protocol import Outcome, Reply
+
+class Dear:
+    """Costs a dollar per thousand tokens written; after `quota` calls it has had enough for today."""
+    paid = True
+
+    def __init__(self, *, model: str = "", quota: int = 99) -> None:
+        self.model, self.quota, self.calls = model or "dear-1", quota, 0
+
+    def cost_usd(self, usage):
+        return usage["output_tokens"] / 1000
+
+    async def reply(self, request):
+        self.calls += 1
+        if self.calls > self.quota:
+            return Reply(outcome=Outcome.QUOTA_DAY, detail="come back tomorrow")
+        return Reply(outcome=Outcome.OK, text="The box is red.", usage={"input_tokens": 9, "output_tokens": 1000})
+'''
+
+
+def install_dear(folder: Path) -> str:
+    """A distribution with an annotator that costs money, as pip would leave it; the folder to put on the path."""
+    info = folder / "site" / "dear-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "site" / "dear.py").write_text(DEAR)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dear\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mmalign.annotators]\ndear = dear:Dear\n")
+    return str(folder / "site")
+
+
+def test_money_is_never_spent_by_surprise(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 4)
+    path = install_dear(tmp_path)
+    refused = small_run.align("run", recipe, "teach.backend=dear", cwd=tmp_path, path=path)
+    assert refused.returncode == 2
+    assert "teach would spend money: 4 calls" in refused.stderr and "about $1.20" in refused.stderr
+    assert f"Say `align teach {recipe}` to run it, add --yes, or set its budget_usd" in refused.stderr
+    estimate = small_run.align("estimate", recipe, "teach.backend=dear", "--json", cwd=tmp_path, path=path)
+    assert json.loads(estimate.stdout)["usd"] == 1.2
+    # Asked for by its name, with a budget, or with --yes: it goes on.
+    for number, words in enumerate([("teach",), ("run", "--yes"), ("run", "teach.budget_usd=9")]):
+        ended = small_run.align(
+            words[0], recipe, "teach.backend=dear", f"runs=runs{number}", *words[1:], cwd=tmp_path, path=path
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "cost $4.00" in ended.stdout
+
+
+def test_a_quota_stops_with_exit_3_and_the_rest_is_done_later(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 4)
+    path = install_dear(tmp_path)
+    stopped = small_run.align("teach", recipe, "teach.backend=dear", "teach.options.quota=3", "teach.workers=1",
+                         cwd=tmp_path, path=path)  # fmt: skip
+    assert stopped.returncode == 3, stopped.stderr
+    assert "come back tomorrow" in stopped.stderr and "Traceback" not in stopped.stderr
+    status = small_run.align("status", recipe, "teach.backend=dear", cwd=tmp_path, path=path).stdout
+    assert "failed" in status and "come back tomorrow" in status
+    ended = small_run.align("teach", recipe, "teach.backend=dear", cwd=tmp_path, path=path)
+    assert ended.returncode == 0 and "cost $4.00" in ended.stdout  # one call more, four in all
+    assert len((tmp_path / "runs/small/teach/journal.jsonl").read_text().splitlines()) == 4
+
+
+def test_what_failed_is_asked_again_with_retry(tmp_path: Path) -> None:
+    """`replay` lacks two replies; they come, the file is fuller, and only the two are asked."""
+    recipe = small_run.teach_recipe(tmp_path, 4)
+    bring(recipe, "teach")
+    replies = (tmp_path / "runs/small/teach/completions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "replies.jsonl").write_text("".join(replies[:2]))
+    options = f"teach={{backend: replay, options: {{file: {tmp_path / 'replies.jsonl'}}}}}"
+    bring(recipe, "teach", options)
+    manifest = read_manifest(tmp_path / "runs/small/teach")
+    assert manifest is not None and manifest.failures == 2
+    assert state(recipe, "teach", options).kind == "done"
+    (tmp_path / "replies.jsonl").write_text("".join(replies))
+    assert state(recipe, "teach", options).why == "teach.options.file file changed"
+    bring(recipe, "teach", options)
+    manifest = read_manifest(tmp_path / "runs/small/teach")
+    assert manifest is not None and manifest.failures == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- the models
+
+
+BASE = """\
+name: base
+language: {steps: 5}
+connect: {}
+tune: {}
+"""
+
+
+def base_and_user(folder: Path) -> tuple[Path, Recipe]:
+    """A recipe that trains a model, and one that takes it from there."""
+    (folder / "base.yaml").write_text(BASE.replace("name: base\n", f"name: base\nruns: {folder / 'runs'}\n"))
+    small_run.teach_recipe(folder)
+    user = load_recipe(folder / "small.yaml", [f"model={folder / 'base.yaml'}", f"backbone={folder / 'base.yaml'}"])
+    return folder / "base.yaml", user
+
+
+def model_files(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(text)
+    return folder
+
+
+def test_a_model_given_as_a_recipe_is_what_that_recipe_trained(tmp_path: Path) -> None:
+    base_path, user = base_and_user(tmp_path)
+    base = load_recipe(base_path)
+    for stage in ("language", "connect", "tune"):
+        small_run.finish(base, stage, {"model": model_files(tmp_path / "made" / stage, stage)})
+    models = Models(user, shipped=tmp_path / "nothing")
+    assert models.model.path == tmp_path / "runs/base/tune/model"
+    assert models.model.sha256 == model_digest(tmp_path / "made/tune")
+    assert models.model.note == f"trained by {base_path}, stage tune"
+    assert models.backbone is not None and models.backbone.path == tmp_path / "runs/base/language/model"
+
+
+def test_the_shipped_model_is_taken_only_while_its_recipe_is_the_same(tmp_path: Path) -> None:
+    base_path, user = base_and_user(tmp_path)
+    shipped = tmp_path / "shipped"
+    with pytest.raises(UserError, match=r"model: .*runs/base/tune is not there \(never\); train it .*make demo-base"):
+        _ = Models(user, shipped=shipped).model
+    model_files(shipped / "vlm", "v")
+    receipt = {"recipe_sha256": base_recipe_sha256(load_recipe(base_path)), "seed": 0, "dev": {}}
+    (shipped / "base.json").write_text(json.dumps(receipt))
+    found = Models(user, shipped=shipped).model
+    assert (found.path, found.note) == (shipped / "vlm", f"shipped, trained by {base_path} with seed 0")
+    # A comment changes nothing, an option does.
+    base_path.write_text("# a comment\n" + base_path.read_text())
+    assert Models(user, shipped=shipped).model.path == shipped / "vlm"
+    base_path.write_text(base_path.read_text().replace("steps: 5", "steps: 6"))
+    with pytest.raises(UserError, match=r"was trained by another version of .*base\.yaml; train it with `align tune"):
+        _ = Models(user, shipped=shipped).model
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        ("no/such/folder", "model: no/such/folder is no folder; give a folder, a hub name"),
+        ("./nowhere", "model: ./nowhere is no folder"),
+        (
+            "owner/not-cached",
+            "model: owner/not-cached cannot be had (HF_HUB_OFFLINE is set and it is not in the cache)",
+        ),
+        ("empty", "model: empty holds no config.json; give a checkpoint in Hugging Face layout"),
+        ("missing.yaml", "missing.yaml  cannot be read (No such file or directory)"),
+        ("small.yaml", "model: small.yaml has no `tune` block, so it trains no such model"),
+    ],
+)
+def test_models_that_are_not_there(tmp_path: Path, model: str, fault: str) -> None:
+    recipe = small_run.teach_recipe(tmp_path)
+    (tmp_path / "empty").mkdir()
+    ended = small_run.align("sample", recipe, f"model={model}", "sample={}", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert fault in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_digest_is_over_what_decides_its_outputs(tmp_path: Path) -> None:
+    folder = model_files(tmp_path / "m", "weights")
+    before = model_digest(folder)
+    (folder / "README.md").write_text("says nothing about the outputs")
+    assert model_digest(folder) == before
+    (folder / "model.safetensors").write_text("weightz")
+    assert model_digest(folder) != before
+
+
+def test_a_large_file_is_hashed_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"a" * 2_000_000)
+    first = file_sha256(path)
+    assert file_sha256(path) == first
+    path.write_bytes(b"b" * 2_000_000)
+    os.utime(path, ns=(1, 1))
+    assert file_sha256(path) != first
+
+
+def test_hand_written_completions_are_what_annotate_reads(tmp_path: Path) -> None:
+    recipe = small_run.annotate_recipe(tmp_path)
+    found = Runner(loaded(recipe), Console(quiet=True)).context(STAGES["annotate"])
+    assert len(found.records("sample", "completions.jsonl", Completion)) == 18
+    assert found.has("pairs") and not found.has("dpo")

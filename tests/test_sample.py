@@ -75,6 +75,10 @@ def test_completions_of_a_prompt_differ_and_follow_the_seed(
     assert first == again
     assert first != other
     assert all(len({draw.text for draw in draws}) == 4 for draws in first)
+    # two prompts that read the same, but are not the same, have draws of their own
+    twins = [Ask(key=key, turns=asks[1].turns) for key in ("a", "b")]
+    one, two = generate(vlm, twins, n=4, decoding=HOT).draws
+    assert one != two
     # the k-th completion is the same, however many are asked for
     assert [draws[:2] for draws in first] == generate(vlm, asks, n=2, decoding=HOT, seed=0).draws
 

@@ -385,7 +385,7 @@ def resumable(folder: Path, root: Path, workspace: Path, *, method: str, tell: A
     )
 
 
-@pytest.mark.parametrize(("method", "killed_after"), [("sft", 7), ("dpo", 13)])
+@pytest.mark.parametrize(("method", "killed_after"), [("sft", 7), pytest.param("dpo", 13, marks=pytest.mark.slow)])
 def test_a_killed_training_ends_with_the_same_bytes(
     folder: Path, root: Path, tmp_path: Path, method: str, killed_after: int
 ) -> None:

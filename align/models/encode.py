@@ -10,8 +10,9 @@ gets the chat template of its own processor, as text; BOS and EOS are then whate
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     import torch
 
 CACHE_BYTES = 512 * 2**20
-"""Encoded prompts kept in memory; beyond it the oldest are encoded again when needed."""
+"""What is kept in memory; beyond it the longest unused is encoded again when needed."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One prompt, ready to be padded into a batch."""
+    """A prompt, an image or a completion as a model reads it, ready to be padded into a batch."""
 
     ids: list[int]
     alongside: dict[str, list[int]] = field(default_factory=dict)
@@ -38,19 +39,20 @@ class Encoded:
 
     @property
     def n_bytes(self) -> int:
-        return 8 * len(self.ids) + sum(t.numel() * t.element_size() for t in self.images.values())
+        return 36 * len(self.ids) + sum(t.numel() * t.element_size() for t in self.images.values())
 
 
 class Encoder:
-    """For one model. Remembers the prompts it has encoded, up to `CACHE_BYTES`."""
+    """For one model. Remembers what it has encoded, up to `CACHE_BYTES`."""
 
     def __init__(self, tokenizer: Any, processor: Any | None = None) -> None:
         self.tokenizer = tokenizer
         self.processor = processor
         self.own_template = processor is None or _speaks_vicuna(processor, tokenizer)
         self.pad_id: int = tokenizer.pad_token_id
-        self._cache: OrderedDict[Any, Encoded] = OrderedDict()
-        self._cached_bytes = 0
+        self._images = _Remembered(CACHE_BYTES // 2)
+        self._prompts = _Remembered(CACHE_BYTES // 4)
+        self._completions = _Remembered(CACHE_BYTES // 4)
 
     def render(self, turns: Sequence[Turn], completion: str | None = None) -> tuple[str, str]:
         """The text of the prompt and the text of the completion after it (empty where none is given)."""
@@ -79,61 +81,79 @@ class Encoder:
 
     def prompt(self, turns: Sequence[Turn], images: Sequence[Path]) -> Encoded:
         """Ids and pixels of one prompt. Raises `UserError` unless each placeholder has its image."""
-        text, _ = self.render(turns)
-        key = (text, tuple(images))
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        made = self._encode(turns, text, images)
-        self._cache[key] = made
-        self._cached_bytes += made.n_bytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].n_bytes
-        return made
-
-    def _encode(self, turns: Sequence[Turn], text: str, images: Sequence[Path]) -> Encoded:
         wanted = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
         # The processors match images to placeholders over the whole batch: a surplus image would silently slide into
         # the next row. Hence one row at a time, and counted first.
         if wanted != len(images):
             raise UserError(f"{wanted} {IMAGE_PLACEHOLDER} placeholder(s) but {len(images)} image(s) in one prompt")
-        if not images:
-            return Encoded(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if self.processor is None:
+        if images and self.processor is None:
             raise UserError("a language model was given an image; only vision-language models see")
-        out = self.processor(
-            text=[text], images=[_open(p) for p in images], add_special_tokens=False, return_tensors="pt"
+        text, _ = self.render(turns)
+        if images and not self.own_template:
+            return self._prompts.get((text, *images), lambda: self._process(text, images))
+        seen = [self._images.get(path, partial(self._process, IMAGE_PLACEHOLDER, [path])) for path in images]
+        tokens = iter([IMAGE_PLACEHOLDER * len(image.ids) for image in seen])
+        widened = "".join(part + next(tokens, "") for part in text.split(IMAGE_PLACEHOLDER))
+        ids = self._prompts.get(widened, lambda: Encoded(self._tokens(widened))).ids
+        return Encoded(ids, images=join_images(seen))
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def _process(self, text: str, images: Sequence[Path]) -> Encoded:
+        """Text and images through the model's own processor, which widens the placeholders."""
+        assert self.processor is not None
+        opened = [_open(path) for path in images]
+        out = self.processor(text=[text], images=opened, add_special_tokens=False, return_tensors="pt")
+        shape = tuple(out["input_ids"].shape)
+        rest = {name: value for name, value in out.items() if name not in ("input_ids", "attention_mask")}
+        return Encoded(
+            out["input_ids"][0].tolist(),
+            {name: value[0].tolist() for name, value in rest.items() if tuple(value.shape) == shape},
+            {name: value for name, value in rest.items() if tuple(value.shape) != shape},
         )
-        n_tokens = out["input_ids"].shape[1]
-        alongside: dict[str, list[int]] = {}
-        tensors: dict[str, torch.Tensor] = {}
-        for name, value in out.items():
-            if name in ("input_ids", "attention_mask"):
-                continue
-            if tuple(value.shape) == (1, n_tokens):
-                alongside[name] = value[0].tolist()
-            else:
-                tensors[name] = value
-        return Encoded(out["input_ids"][0].tolist(), alongside, tensors)
 
     def completion(self, turns: Sequence[Turn], completion: str) -> list[int]:
         """The ids after the prompt's: tokenised in context, since some tokenizers write a first word differently
         when it stands alone (Llama's adds a space). Raises `UserError` where the two cannot be told apart.
         """
-        if IMAGE_PLACEHOLDER in completion:
-            raise UserError(f"the completion contains {IMAGE_PLACEHOLDER}, which would be read as an image")
         before, after = self.render(turns, completion)
-        before_ids = self.tokenizer(before, add_special_tokens=False)["input_ids"]
-        whole_ids: list[int] = self.tokenizer(before + after, add_special_tokens=False)["input_ids"]
+        return self._completions.get((before, after), lambda: self._after(before, after)).ids
+
+    def _after(self, before: str, after: str) -> Encoded:
+        if IMAGE_PLACEHOLDER in after:
+            raise UserError(f"the completion contains {IMAGE_PLACEHOLDER}, which would be read as an image")
+        before_ids, whole_ids = self._tokens(before), self._tokens(before + after)
         if whole_ids[: len(before_ids)] != before_ids:
             raise UserError("the tokenizer joins the end of the prompt with the beginning of the completion")
-        return whole_ids[len(before_ids) :]
+        return Encoded(whole_ids[len(before_ids) :])
 
     def end_ids(self, model: Any) -> list[int]:
         """Tokens that end an answer: the tokenizer's EOS and those the checkpoint's generation config adds."""
         listed = model.generation_config.eos_token_id
         more = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
         return sorted({self.tokenizer.eos_token_id, *more} - {None})
+
+
+class _Remembered:
+    """What was encoded, by key: the ones used last, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._values: OrderedDict[Any, Encoded] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], Encoded]) -> Encoded:
+        """The value of `key`; made now if it is not remembered."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        made = self._values[key] = make()
+        self._held += made.n_bytes
+        while self._held > self._limit and len(self._values) > 1:
+            self._held -= self._values.popitem(last=False)[1].n_bytes
+        return made
 
 
 def left_pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:

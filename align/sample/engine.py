@@ -139,12 +139,34 @@ def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) 
     if sampled:
         processors.append(SeededDraw([s for r in rows for s in r.seeds], decoding.temperature, decoding.top_p))
     with torch.inference_mode():
-        out_BT = loaded.model.generate(**batch, generation_config=config, logits_processor=processors)
+        # Other families than LLaVA's keep more than the cache between steps.
+        shareable = sampled and n > 1 and loaded.encoder.own_template
+        inputs = _read_once(loaded.model, batch, n) if shareable else batch
+        out_BT = loaded.model.generate(**inputs, generation_config=config, logits_processor=processors)
     new_BT = out_BT[:, batch["input_ids"].shape[1] :].tolist()
     draws = [_draw(ids, loaded.tokenizer, set(ends)) for ids in new_BT]
     if not sampled:
         return [[draw] * n for draw in draws]
     return [draws[i * n : (i + 1) * n] for i in range(len(rows))]
+
+
+def _read_once(model: Any, batch: dict[str, torch.Tensor], n: int) -> dict[str, Any]:
+    """The prompts read once for all `n` completions of each: the inputs of `generate` with a cache in place of pixels.
+
+    The last token is left to `generate`, which wants its logits.
+    """
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config.get_text_config())
+    mask_BT = batch["attention_mask"][:, :-1]
+    head = batch | {
+        "input_ids": batch["input_ids"][:, :-1],
+        "attention_mask": mask_BT,
+        "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
+    }
+    model(**head, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(n)
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "past_key_values": cache}
 
 
 def _draw(ids: list[int], tokenizer: Any, ends: set[int]) -> Draw:

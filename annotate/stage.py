@@ -42,8 +42,8 @@ class Progress(Protocol):
 class Compiled:
     """The stage's files and its account: `outputs + failures == units`, asserted by the runner.
 
-    `files` maps a name to what it holds: an iterable of records or JSON objects (`*.jsonl`), a JSON value (`*.json`), text, or the path
-    of a finished file or folder below the workspace, which is copied.
+    `files` maps a name to what it holds: an iterable of records or JSON objects (`*.jsonl`), a JSON value (`*.json`),
+    text, or the path of a finished file or folder below the workspace, which is copied.
     """
 
     files: Mapping[str, Iterable[Record | Mapping[str, Any]] | Mapping[str, Any] | str | Path]

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llava import FolderContext, ask_about, run_stage, save_image, save_tiny_language_model, save_tiny_llava
+from tiny_llava import (
+    FolderContext,
+    ask_about,
+    run_stage,
+    save_image,
+    save_tiny_language_model,
+    save_tiny_llava,
+    save_tiny_llava_next,
+)
 
 from align.context import PromptSet
 from align.models.load import LoadedModel, load_language_model, load_vlm
@@ -144,6 +152,23 @@ def test_a_language_model_answers_and_scores_through_the_same_door(tmp_path: Pat
     both = score(backbone, asks, [["apple", "plum pear"], ["no"]])
     assert both[0] == pytest.approx(score(backbone, asks[:1], [["apple", "plum pear"]])[0])
     assert both[1] == pytest.approx(score(backbone, asks[1:], [["no"]])[0])
+
+
+def test_another_family_speaks_its_own_template(tmp_path: Path) -> None:
+    other = load_vlm(save_tiny_llava_next(tmp_path / "next"))
+    # square, wide and large: 3, 3 and 5 patches
+    images = [save_image(tmp_path, f"{i}.png", seed=i, size=s) for i, s in enumerate(((48, 48), (96, 48), (96, 96)))]
+    prompts = [ask_about(images[0]), ask_about(images[1], images[2]), ask_about(text="Hi"), ask_about(images[2])]
+    asks = [ask(p, tmp_path) for p in prompts]
+    assert other.encoder.render(prompts[0].turns, "Yes.") == (
+        "[user] <image>\nWhich digit is blue?[assistant] ",
+        "Yes.</s>",
+    )
+    together = generate(other, asks, n=2, decoding=HOT).draws
+    assert together == [generate(other, [one], n=2, decoding=HOT).draws[0] for one in asks]
+    both = score(other, asks, [["a", "the blue"]] * 4)
+    for one, values in zip(asks, both, strict=True):
+        assert values == pytest.approx(score(other, [one], [["a", "the blue"]])[0], abs=1e-4)
 
 
 def test_batches_keep_like_with_like_whatever_the_order(pictures: tuple[Path, list[Image]]) -> None:

@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image as PILImage
+from transformers import (
+    CLIPVisionConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+)
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from align.context import PromptSet
 from align.digest import model_digest
-from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm
+from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm, token_ids
 from align.recipe import Recipe
 from align.train.settings_base import ConnectSettings, LanguageSettings
 from annotate.records import Image, Prompt, Turn
@@ -44,6 +51,51 @@ def save_tiny_language_model(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = build_tokenizer(CORPUS, 400)
     build_language_model(LanguageSettings(width=32, layers=2, heads=2, init_std=0.2), tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+OTHER_TEMPLATE = """{% for m in messages %}[{{ m['role'] }}] {% for c in m['content'] %}\
+{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}\
+{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"""
+
+
+def save_tiny_llava_next(folder: Path, *, seed: int = 0) -> Path:
+    """A VLM of another family, with a chat template of its own: it cuts images into patches as large as it needs."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(CORPUS, 400)
+    language = build_language_model(LanguageSettings(width=32, layers=2, heads=2, init_std=0.2), tokenizer)
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=48,
+        patch_size=16,
+    )
+    grids = [[48, 96], [96, 48], [96, 96]]
+    config = LlavaNextConfig(
+        vision_config=vision,
+        text_config=language.config,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grids,
+        vision_feature_layer=-1,
+        image_seq_length=9,
+        tie_word_embeddings=False,
+        **token_ids(tokenizer),
+    )
+    LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}, image_grid_pinpoints=grids
+    )
+    LlavaNextProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=OTHER_TEMPLATE,
+    ).save_pretrained(folder)
     return folder
 
 

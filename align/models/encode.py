@@ -116,7 +116,7 @@ class Encoder:
 
     def completion(self, turns: Sequence[Turn], completion: str) -> list[int]:
         """The ids after the prompt's: tokenised in context, since some tokenizers write a first word differently
-        when it stands alone (Llama's adds a space). Raises `UserError` where the two cannot be told apart.
+        when it stands alone (Llama's adds a space).
         """
         before, after = self.render(turns, completion)
         return self._completions.get((before, after), lambda: self._after(before, after)).ids
@@ -125,9 +125,10 @@ class Encoder:
         if IMAGE_PLACEHOLDER in after:
             raise UserError(f"the completion contains {IMAGE_PLACEHOLDER}, which would be read as an image")
         before_ids, whole_ids = self._tokens(before), self._tokens(before + after)
-        if whole_ids[: len(before_ids)] != before_ids:
-            raise UserError("the tokenizer joins the end of the prompt with the beginning of the completion")
-        return Encoded(whole_ids[len(before_ids) :])
+        if whole_ids[: len(before_ids)] == before_ids:
+            return Encoded(whole_ids[len(before_ids) :])
+        # Some token would span both (never in our template). When it answers, the model stands at the prompt's end.
+        return Encoded(self._tokens(after))
 
     def end_ids(self, model: Any) -> list[int]:
         """Tokens that end an answer: the tokenizer's EOS and those the checkpoint's generation config adds."""
@@ -173,10 +174,23 @@ def left_pad(rows: Sequence[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
 
 def join_images(rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     """Pixel values of all rows, in the order in which their placeholders stand in the batch; none: nothing."""
-    import torch
-
     seen = [r.images for r in rows if r.images]
-    return {name: torch.cat([images[name] for images in seen]) for name in seen[0]} if seen else {}
+    return {name: _cat([images[name] for images in seen]) for name in seen[0]} if seen else {}
+
+
+def _cat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Joined along the first axis, filled up with zeros along the others: some families cut images into patches, more
+    or fewer of them.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = []
+    for part in parts:
+        missing = [most - size for most, size in zip(largest, part.shape[1:], strict=True)]
+        filled.append(pad(part, [n for m in reversed(missing) for n in (0, m)]))
+    return torch.cat(filled)
 
 
 def to_device(batch: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:

@@ -38,8 +38,11 @@ class BuiltWork:
         def tell(step: int, steps: int, loss: float) -> None:
             progress(step, steps, f"loss {loss:.3f}")
 
+        from align.models.quiet import quiet
+
         for unit in pending:
-            log = self.train(self.rows, folder / "checkpoints", folder / "model", tell)
+            with quiet():
+                log = self.train(self.rows, folder / "checkpoints", folder / "model", tell)
             done(unit.key, {"log": log})
 
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:

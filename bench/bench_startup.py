@@ -16,7 +16,9 @@ COMMANDS = {
     "import annotate, align.pairs": [sys.executable, "-c", "import annotate, align.pairs"],
     "align --help": [sys.executable, "-m", "align", "--help"],
 }
-CHECK = "import sys, annotate, align.pairs, align.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+CHECK = (
+    "import sys, annotate, align.pairs, align.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+)
 
 
 def seconds(command: list[str]) -> float:

@@ -23,7 +23,11 @@ def follow(run: Path) -> dict[str, dict[str, Any]]:
     pairs = lines(run / "pairs/preference.jsonl")
     pair = next(p for p in pairs if p["prompt"]["source"] == "digits" and len(p["prompt"]["turns"]) == 1)
     prompt = pair["prompt"]["id"]
-    of_prompt = {"sample/completions.jsonl": "prompt_id", "annotate/annotated.jsonl": "prompt", "pairs/steerlm.jsonl": "meta"}
+    of_prompt = {
+        "sample/completions.jsonl": "prompt_id",
+        "annotate/annotated.jsonl": "prompt",
+        "pairs/steerlm.jsonl": "meta",
+    }
     found = {"prompts": {"schema": "prompt/1", **pair["prompt"]}, "pairs/preference.jsonl": pair}
     for name in of_prompt:
         for row in lines(run / name):

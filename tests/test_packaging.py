@@ -48,8 +48,7 @@ def test_the_wheel_holds_our_two_packages_and_their_data(wheel: Path) -> None:
 
 def test_no_other_distribution_provides_our_packages(light: Path) -> None:
     code = (
-        "from importlib.metadata import packages_distributions as p; "
-        "print(sorted(set(p()['align'] + p()['annotate'])))"
+        "from importlib.metadata import packages_distributions as p; print(sorted(set(p()['align'] + p()['annotate'])))"
     )
     done = subprocess.run([light / "python", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['mmalign']"
@@ -74,7 +73,9 @@ note = Annotation(id="a", prompt_id=prompt.id, mode="listwise", pass_index=0, sh
 write_records(Path("annotated.jsonl"), [Annotated(prompt=prompt, completions=(good, bad), annotations=(note,))])
 """
     subprocess.run([light / "python", "-c", code], cwd=tmp_path, check=True)
-    done = subprocess.run([light / "align", "pairs", "annotated.jsonl", "out"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [light / "align", "pairs", "annotated.jsonl", "out"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out/preference.jsonl").read_text().splitlines()) == 1
 

@@ -32,7 +32,9 @@ COMPLETIONS = tuple(
 HELPSTEER = Rubric(
     name="helpsteer",
     sha256="0" * 64,
-    attributes={n: Scale(low=0, high=4) for n in ("helpfulness", "correctness", "coherence", "complexity", "verbosity")},
+    attributes={
+        n: Scale(low=0, high=4) for n in ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    },
 )
 
 

@@ -19,9 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = (
-    "language connect tune sample annotate teach pairs dpo steerlm rejection sft evaluate report".split()
-)
+STAGES = "language connect tune sample annotate teach pairs dpo steerlm rejection sft evaluate report".split()
 # Not outputs: the journal holds times and attempts, the manifest seconds, `work` private checkpoints.
 PRIVATE = {"journal.jsonl", "manifest.json", "work"}
 
@@ -97,5 +95,7 @@ def test_twenty_kills_leave_the_files_of_a_quiet_run(world: Path) -> None:
                 interrupted.add(next(s for s in STAGES if s not in finished))
         assert outputs(runs / "road") == wanted
         copies += 1
-    print(json.dumps({"kills": kills, "copies": copies, "killed in": sorted(interrupted), "quiet seconds": round(whole)}))
+    print(
+        json.dumps({"kills": kills, "copies": copies, "killed in": sorted(interrupted), "quiet seconds": round(whole)})
+    )
     assert len(interrupted) >= 6

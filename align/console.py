@@ -57,7 +57,7 @@ class Bar:
             self._tqdm.total = total
             self._tqdm.set_postfix_str(note, refresh=False)
             self._tqdm.update(done - self._tqdm.n)
-        elif time.monotonic() - self._told >= EVERY_SECONDS:
+        elif done < total and time.monotonic() - self._told >= EVERY_SECONDS:
             self._told = time.monotonic()
             text = f"{self.stage}: {done} of {total}{f', {note}' if note else ''}"
             self.console.tell("progress", text, stage=self.stage, done=done, total=total, note=note)

@@ -100,7 +100,7 @@ def words_context(rng: Random) -> Context:
         return yes_no("contains", f"Is {w} in the list?", holds, f"{w} is in the list", f"{w} is not in the list")
 
     def whole(kind: str, text: str, said: str, ordered: list[str]) -> Any:
-        answers = {"sentence": f"{said} {', '.join(ordered)}.", "list": enumerate_words(ordered)}
+        answers = {"sentence": f"{said} {' '.join(ordered)}.", "list": enumerate_words(ordered)}
         return lambda _: Question(kind, text, answers, (claim(WORDS, ordered, ordered=True),))
 
     makers = {
@@ -109,9 +109,8 @@ def words_context(rng: Random) -> Context:
         "count": lambda _: value("count", "How many words are there?", str(n), f"There are {n} words.", DIGITS),
         "contains": contains,
         "copy": whole("copy", "What are the words?", "The words are", words),
-        "reverse": whole("reverse", "What are the words in reverse?", "In reverse the words are", words[::-1]),
     }
-    return Context(f"Words: {', '.join(words)}.", makers)
+    return Context(f"Words: {' '.join(words)}.", makers)
 
 
 def numbers_context(rng: Random) -> Context:
@@ -129,7 +128,7 @@ def numbers_context(rng: Random) -> Context:
         return yes_no("contains", f"Is {d} in the list?", holds, f"{d} is in the list", f"{d} is not in the list")
 
     makers = {"largest": extreme("largest", max), "smallest": extreme("smallest", min), "number_contains": contains}
-    return Context(f"Numbers: {', '.join(numbers)}.", makers)
+    return Context(f"Numbers: {' '.join(numbers)}.", makers)
 
 
 def scene_makers(objects: list[tuple[str, str]]) -> dict[str, Any]:
@@ -150,11 +149,11 @@ def scene_makers(objects: list[tuple[str, str]]) -> dict[str, Any]:
 
     def colour(r: Random) -> Question:
         c, d = r.choice(objects)
-        return value("colour", f"What color is the {d}?", c, f"The {d} is {c}.", COLOURS)
+        return value("colour", f"What color is the {d}?", c, f"It is the {c} {d}.", COLOURS)
 
     def which(r: Random) -> Question:
         c, d = r.choice(objects)
-        return value("which", f"Which digit is {c}?", d, f"The {c} digit is {d}.", DIGITS)
+        return value("which", f"Which digit is {c}?", d, f"It is the {c} {d}.", DIGITS)
 
     n = str(len(objects))
     noun = "digit" if n == "1" else "digits"
@@ -180,7 +179,7 @@ def random_objects(rng: Random, n: int) -> list[tuple[str, str]]:
 
 def scene_context(rng: Random) -> Context:
     objects = random_objects(rng, rng.randint(2, 4))
-    return Context("Scene: " + ", ".join(f"{c} {d}" for c, d in objects) + ".", scene_makers(objects))
+    return Context("Scene: " + " ".join(f"{c} {d}" for c, d in objects) + ".", scene_makers(objects))
 
 
 def again(question: Question, said: str, rng: Random) -> tuple[Question, str] | None:
@@ -196,6 +195,12 @@ def again(question: Question, said: str, rng: Random) -> tuple[Question, str] | 
         question.polarity,
     )
     return again_question, rng.choice(other)
+
+
+def repeat(rng: Random) -> tuple[str, str]:
+    """Say it again, word by word: the plainest exercise in looking back, on which everything else here builds."""
+    said = " ".join(rng.choice((*WORDS, *COLOURS, *DIGITS)) for _ in range(rng.randint(6, 16)))
+    return f"Repeat: {said}.", f"{said}."
 
 
 def random_context(rng: Random) -> Context:

@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
 
 from demo_scenes import Picture, ask_many, ask_weighted, draw_chart, draw_digits, with_options  # noqa: E402
-from demo_text import ASK_FORM, Question, dialogue, pick_form  # noqa: E402
+from demo_text import ASK_FORM, Question, dialogue, pick_form, repeat  # noqa: E402
 from PIL import Image as PIL  # noqa: E402
 
 from annotate.records import Image, Prompt, Turn, content_id  # noqa: E402
@@ -59,6 +59,7 @@ class Sizes:
     """How many rows of each kind; --small is for tests."""
 
     language: int = 24_000
+    repeat: int = 2_400
     connect: int = 6_000
     tune_images: int = 9_000
     tune_text: int = 2_400
@@ -74,6 +75,7 @@ class Sizes:
 
 SMALL = Sizes(
     language=240,
+    repeat=40,
     connect=60,
     tune_images=60,
     tune_text=12,
@@ -139,9 +141,11 @@ def conversation(turns: list[tuple[str, str]], source: str, image: Image | None 
     return {"schema": "conversation/1", "turns": out, "source": source, "level": level}
 
 
-def language_rows(world: World, n: int) -> Iterator[dict[str, Any]]:
+def language_rows(world: World, n: int, n_repeat: int) -> Iterator[dict[str, Any]]:
     """Like Vicuna's dialogues: the stated form is followed; where none is stated the answer is a sentence."""
     rng = world.rng("language")
+    for _ in range(n_repeat):
+        yield conversation([repeat(rng)], "repeat", level=0)
     for _ in range(n):
         context, turns = world.fresh_dialogue(rng, rng.randint(1, 3), keep=False)
         said = []
@@ -149,7 +153,7 @@ def language_rows(world: World, n: int) -> Iterator[dict[str, Any]]:
             stated = rng.random() < 0.85 or question.kind.startswith("again_")
             text = f"{question.text} {ASK_FORM[form]}" if stated else question.text
             said.append((f"{context} {text}" if i == 0 else text, question.accepted[form if stated else "sentence"]))
-        yield conversation(said, "language")
+        yield conversation(said, "language", level=1)
 
 
 def connect_rows(world: World, n: int) -> Iterator[dict[str, Any]]:
@@ -295,7 +299,7 @@ def prepare(out: Path, seed: int, sizes: Sizes) -> dict[str, int]:
             rows = text_bench(world, split, n) if suite == "text_instructions" else visual_bench(world, split, suite, n)
             counts[f"bench/{split}/{suite}.jsonl"] = world.write(f"bench/{split}/{suite}.jsonl", rows)
     counts["prompts.jsonl"] = world.write("prompts.jsonl", prompt_rows(world, sizes.prompts_image, sizes.prompts_text))
-    counts["language.jsonl"] = world.write("language.jsonl", language_rows(world, sizes.language))
+    counts["language.jsonl"] = world.write("language.jsonl", language_rows(world, sizes.language, sizes.repeat))
     counts["connect.jsonl"] = world.write("connect.jsonl", connect_rows(world, sizes.connect))
     counts["tune.jsonl"] = world.write("tune.jsonl", tune_rows(world, sizes.tune_images, sizes.tune_text))
     return counts

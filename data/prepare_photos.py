@@ -60,7 +60,9 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
     questions = [(thing, "yes") for thing in present] + [(thing, "no") for thing in absent]
     for number, (thing, truth) in enumerate(questions):
         form = "sentence" if number % 2 == 0 else "word"
-        sentence = f"Yes, there is a {thing} in the photo." if truth == "yes" else f"No, there is no {thing} in the photo."
+        sentence = (
+            f"Yes, there is a {thing} in the photo." if truth == "yes" else f"No, there is no {thing} in the photo."
+        )
         yield {
             "id": f"{name}-{number}",
             "image": f"{name}.jpg",

@@ -62,7 +62,14 @@ def summary(
         "margin": margin,
         "models": {c.name: c.sha256 for c in contestants},
         "suites": [
-            {"suite": e.suite.name, "text": e.suite.text, "headline": e.suite.headline, "n": len(e.rows)} for e in exams
+            {
+                "suite": e.suite.name,
+                "text": e.suite.text,
+                "control": e.suite.images == "blank",
+                "headline": e.suite.headline,
+                "n": len(e.rows),
+            }
+            for e in exams
         ],
         "regression": [_regression(v) for v in found],
         "comparisons": [row for v in found for row in _repairs(v)] + _side_effects(rest, clusters, margin, seed),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from annotate.records import Metric
@@ -38,6 +39,7 @@ PROSE = {
 }
 BETTER, WORSE = "▲", "▼"
 SIGNIFICANT = 0.05
+_ENDS = ("mean", "low", "high")
 WIDTH = 120
 
 
@@ -57,8 +59,8 @@ class Cell:
         """`0.81 [0.76, 0.86]▲`"""
         if self.value is None:
             return "unreadable"
-        bounds = "" if self.low is None or self.high is None else f" [{_short(self.low)},{_short(self.high)}]"
-        return f"{_short(self.value)}{bounds}{self.mark}{'*' if self.n_failed else ''}"
+        bounds = "" if self.low is None or self.high is None else f" [{short(self.low)},{short(self.high)}]"
+        return f"{short(self.value)}{bounds}{self.mark}{'*' if self.n_failed else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ class Column:
     measure: str
     n: int
     text: bool
+    control: bool
+    """Says whether the benchmark can be trusted, not how good a model is; stands apart."""
     cells: Mapping[str, Cell]
     """By model; a model that cannot take the suite is absent."""
     beside: Mapping[str, Mapping[str, Cell]]
@@ -80,6 +84,11 @@ class Column:
 class Table:
     models: tuple[str, ...]
     columns: tuple[Column, ...]
+
+    @property
+    def suites(self) -> tuple[Column, ...]:
+        """The columns that compare models."""
+        return tuple(c for c in self.columns if not c.control)
 
 
 def build_table(verdicts: Mapping[str, Any], metrics: Sequence[Metric]) -> Table:
@@ -102,6 +111,7 @@ def build_table(verdicts: Mapping[str, Any], metrics: Sequence[Metric]) -> Table
                 measure=headline,
                 n=suite["n"],
                 text=suite["text"],
+                control=suite["control"],
                 cells=found.get((name, headline), {}),
                 beside=beside,
             )
@@ -115,7 +125,7 @@ def _mark(difference: Mapping[str, Any] | None) -> str:
     return BETTER if difference["mean"] > 0 else WORSE
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """0.81 as .81, 1.0 as 1.0: seven numbers have to stand side by side."""
     text = f"{value:.2f}"
     return "1.0" if text == "1.00" else text.removeprefix("0") if text.startswith("0.") else text
@@ -173,7 +183,7 @@ def _gain(verdicts: Mapping[str, Any], model: str) -> str:
 
 
 def _best(verdicts: Mapping[str, Any], main: str) -> str:
-    """Another method that did significantly better than the VLM, and more so than the main one: not to be kept quiet."""
+    """Another method that did better than the VLM for sure, and more so than the main one: not to be kept quiet."""
     gains = {m: row["minus_vlm"] for m in verdicts["models"] if (row := _text_row(verdicts, m))}
     better = {m: d for m, d in gains.items() if _mark(d) == BETTER}
     best = max(better, key=lambda m: better[m]["mean"], default=None)
@@ -205,9 +215,8 @@ def signed(difference: Mapping[str, Any] | None) -> str:
     """`+0.08 [+0.03, +0.13]`"""
     if difference is None:
         return "–"
-    if difference["low"] is None or difference["high"] is None:
-        return f"{difference['mean']:+.2f}"
-    return f"{difference['mean']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+    mean, low, high = (x if x is None else f"{x:+.2f}".replace("-", "−") for x in map(difference.get, _ENDS))
+    return f"{mean}" if low is None or high is None else f"{mean} [{low}, {high}]"
 
 
 def p_text(p: float) -> str:
@@ -237,7 +246,7 @@ def render_text(title: str, base: str, verdicts: Mapping[str, Any], table: Table
 def _headline_rows(table: Table) -> list[str]:
     """The table itself, in as many blocks as fit the width."""
     blocks: list[list[str]] = []
-    columns = list(table.columns)
+    columns = list(table.suites)
     while columns:
         fitting = next((n for n in range(len(columns), 1, -1) if _width(table.models, columns[:n]) <= WIDTH), 1)
         blocks.append(_block(table.models, columns[:fitting]))
@@ -262,12 +271,19 @@ def _width(models: Sequence[str], columns: Sequence[Column]) -> int:
 
 def _beside_rows(table: Table) -> list[str]:
     """F1 and yes-ratio of yes/no suites, the judge's score, and how long answers are."""
-    wanted = {"f1": "F1", "yes_ratio": "yes", "rubric": "judge", "n_words": "words"}
-    shown = [(c, m) for c in table.columns for m in wanted if m in c.beside]
+    wanted = {"accuracy": "acc.", "f1": "F1", "yes_ratio": "yes", "rubric": "judge", "n_words": "words"}
+    further = [(c, {**c.beside, **({c.measure: c.cells} if c.control else {})}) for c in table.columns]
+    shown = [(c, m) for c, measures in further for m in wanted if m in measures]
     if not shown:
         return []
     head = [["beside it", *(f"{c.suite}" for c, _ in shown)], ["", *(wanted[m] for _, m in shown)]]
-    body = [[MODELS.get(model, model), *(_beside(c.beside[m].get(model)) for c, m in shown)] for model in table.models]
+    body = [
+        [
+            MODELS.get(model, model),
+            *(_beside((c.cells if m == c.measure else c.beside[m]).get(model)) for c, m in shown),
+        ]
+        for model in table.models
+    ]
     # Names of suites are long, numbers here short: the name stands over the first of its columns only.
     for i in range(len(shown) - 1, 0, -1):
         if shown[i][0] is shown[i - 1][0]:
@@ -276,7 +292,7 @@ def _beside_rows(table: Table) -> list[str]:
 
 
 def _beside(cell: Cell | None) -> str:
-    return "–" if cell is None or cell.value is None else f"{cell.value:.1f}" if cell.value > 1 else _short(cell.value)
+    return "–" if cell is None or cell.value is None else f"{cell.value:.1f}" if cell.value > 1 else short(cell.value)
 
 
 def _merged(head: list[list[str]], body: list[list[str]]) -> list[str]:
@@ -284,12 +300,12 @@ def _merged(head: list[list[str]], body: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head[1], *body]) for i in range(len(body[0]))]
     widths[0] = max(widths[0], len(head[0][0]))
     starts = [i for i, name in enumerate(head[0]) if i and name] + [len(widths)]
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         room = sum(widths[start:end]) + 2 * (end - start - 1)
         widths[end - 1] += max(0, len(head[0][start]) - room)
     lines = [_line(row, widths) for row in [head[1], *body]]
     names = head[0][0].ljust(widths[0])
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         room = sum(widths[start:end]) + 2 * (end - start - 1)
         names += "  " + head[0][start].rjust(room)
     return [names.rstrip(), *lines]
@@ -323,11 +339,11 @@ def _verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
     for row in verdicts["regression"]:
         d = row["vlm_minus_backbone"]
         label = SUITES.get(row["suite"], row["suite"])
-        rows.append([label, "VLM - backbone", signed(d), p_text(d["p"]), f"regression: {row['verdict']}"])
+        rows.append([label, "VLM − backbone", signed(d), p_text(d["p"]), f"regression: {row['verdict']}"])
     for row in verdicts["comparisons"]:
         d = row["minus_vlm"]
         label, name = SUITES.get(row["suite"], row["suite"]), MODELS.get(row["model"], row["model"])
-        rows.append([label, f"{name} - VLM", signed(d), p_text(d["p"]), row["verdict"]])
+        rows.append([label, f"{name} − VLM", signed(d), p_text(d["p"]), row["verdict"]])
     if not rows:
         return []
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -28,7 +28,10 @@ def train_language(
     set_seed(seed)
     model = build_language_model(settings, tokenizer)
     data = [encode(row, tokenizer, image_tokens=0) for row in rows]
-    order = passes(len(data), settings.steps * settings.batch_size, seed)
+    easy = [i for i, row in enumerate(rows) if row.level == 0]
+    n_easy = min(settings.easy_steps, settings.steps) * settings.batch_size if easy else 0
+    order = [easy[i] for i in passes(len(easy), n_easy, seed)]
+    order += passes(len(data), settings.steps * settings.batch_size - n_easy, seed + 1)
     log = fit(
         model,
         data,

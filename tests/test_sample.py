@@ -111,7 +111,7 @@ def test_texts_carry_no_special_tokens_and_say_how_they_ended(
         assert (draw.n_tokens == 60) if draw.finish_reason == "length" else (draw.n_tokens < 60)
 
 
-def test_gumbel_draws_follow_the_softmax() -> None:
+def test_draws_follow_the_softmax() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     processor = SeededDraw([7], temperature=0.5, top_p=1.0)
     drawn = Counter(processor(torch.zeros(1, 1), logits).argmax().item() for _ in range(4000))

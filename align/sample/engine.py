@@ -177,11 +177,12 @@ def _draw(ids: list[int], tokenizer: Any, ends: set[int]) -> Draw:
 
 
 class SeededDraw:
-    """A logits processor that makes the draw itself: adding Gumbel noise and taking the largest is an exact sample
-    from softmax(logits / T) (Gumbel-max), and the noise can come from one generator per row.
+    """A logits processor that makes the draw itself: the token in whose share of the cumulated probabilities a uniform
+    number falls, the numbers coming from one generator per row.
 
-    Returns scores in which only the drawn token is possible, so that what samples from them has no choice left.
-    The noise is made on the CPU: the same on every device.
+    Returns scores in which only the drawn token is possible, so that what samples from them has no choice left. The
+    numbers are made on the CPU, the same on every device, and all is in double precision: with the 24 bits of single
+    precision a long-tailed vocabulary would be rounded off.
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
@@ -194,14 +195,15 @@ class SeededDraw:
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         import torch
 
-        logits_BV = scores.float() / self.temperature
+        logits_BV = scores.double() / self.temperature
         if self.top_p < 1:
             logits_BV = nucleus(logits_BV, self.top_p)
-        noise_BV = torch.empty(logits_BV.shape, dtype=torch.float32)
-        for row, generator in zip(noise_BV, self.generators, strict=True):
-            row.exponential_(generator=generator)
-        drawn_B = (logits_BV - noise_BV.log_().to(logits_BV.device)).argmax(dim=-1, keepdim=True)
-        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B, 0.0)
+        cumulated_BV = logits_BV.softmax(dim=-1).cumsum(dim=-1)
+        uniform_B1 = torch.cat([torch.rand(1, 1, generator=g, dtype=torch.float64) for g in self.generators])
+        # times the last sum, which rounding leaves a little off 1
+        mark_B1 = uniform_B1.to(scores.device) * cumulated_BV[:, -1:]
+        drawn_B1 = torch.searchsorted(cumulated_BV, mark_B1, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B1, 0.0)
 
 
 def nucleus(logits_BV: torch.Tensor, top_p: float) -> torch.Tensor:

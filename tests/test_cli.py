@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -137,6 +142,22 @@ def test_quiet_says_nothing_but_errors(tmp_path: Path) -> None:
     recipe = small_run.teach_recipe(tmp_path)
     ended = small_run.align("run", recipe, "-q", cwd=tmp_path)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 12, pace=1200)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    ended = subprocess.run(
+        [sys.executable, "-m", "align", "teach", str(recipe), f"runs={tmp_path / 'a'}"],
+        cwd=small_run.ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert ended.stdout.startswith("teach: starts\nteach: done, 12 of 12 records\n")
+    assert "teach:" in shown and "/12 [" in shown
+    assert small_run.align("teach", recipe, f"runs={tmp_path / 'b'}").stderr == ""
 
 
 def test_python_m_align_run_needs_no_installation_and_no_environment(tmp_path: Path) -> None:

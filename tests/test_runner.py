@@ -271,22 +271,28 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 DEAR = '''
+import os
 from annotate.protocol import Outcome, Reply
 
 class Dear:
-    """Costs a dollar per thousand tokens written; after `quota` calls it has had enough for today."""
+    """Costs a dollar per thousand tokens written; after `quota` calls it has had enough for today.
+
+    With `door` it blocks every row until that folder exists.
+    """
     paid = True
 
-    def __init__(self, *, model: str = "", quota: int = 99) -> None:
-        self.model, self.quota, self.calls = model or "dear-1", quota, 0
+    def __init__(self, *, model: str = "", quota: int = 99, door: str = "") -> None:
+        self.model, self.quota, self.door, self.calls = model or "dear-1", quota, door, 0
 
     def cost_usd(self, usage):
-        return usage["output_tokens"] / 1000
+        return usage.get("output_tokens", 0) / 1000
 
     async def reply(self, request):
         self.calls += 1
         if self.calls > self.quota:
             return Reply(outcome=Outcome.QUOTA_DAY, detail="come back tomorrow")
+        if self.door and not os.path.isdir(self.door):
+            return Reply(outcome=Outcome.ROW_FATAL, detail="blocked")
         return Reply(outcome=Outcome.OK, text="The box is red.", usage={"input_tokens": 9, "output_tokens": 1000})
 '''
 
@@ -334,6 +340,20 @@ def test_a_quota_stops_with_exit_3_and_the_rest_is_done_later(tmp_path: Path) ->
 
 
 def test_what_failed_is_asked_again_with_retry(tmp_path: Path) -> None:
+    recipe = small_run.teach_recipe(tmp_path, 4)
+    path = install_dear(tmp_path)
+    words = ("teach", recipe, "teach.backend=dear", f"teach.options.door={tmp_path / 'door'}")
+    assert "0 of 4 records, 4 failed" in small_run.align(*words, cwd=tmp_path, path=path).stdout
+    (tmp_path / "door").mkdir()
+    assert "up to date (0 of 4 records, 4 failed)" in small_run.align(*words, cwd=tmp_path, path=path).stdout
+    again = small_run.align(*words, "--retry", cwd=tmp_path, path=path).stdout
+    assert again.startswith("teach: asks again for what failed\nteach: done, 4 of 4 records\n")
+    assert len((tmp_path / "runs/small/teach/journal.jsonl").read_text().splitlines()) == 8
+    assert "up to date (4 of 4 records)" in small_run.align(*words, cwd=tmp_path, path=path).stdout
+    assert small_run.align(*words, "--retry", cwd=tmp_path, path=path).returncode == 0  # nothing left to ask
+
+
+def test_a_fuller_file_of_replies_is_read_anew(tmp_path: Path) -> None:
     """`replay` lacks two replies; they come, the file is fuller, and only the two are asked."""
     recipe = small_run.teach_recipe(tmp_path, 4)
     bring(recipe, "teach")

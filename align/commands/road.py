@@ -20,5 +20,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     recipe = load_recipe(options.recipe, options.changes)
     runner = Runner(recipe, console, yes=options.yes, retry=getattr(options, "retry", False))
     runner.bring(None if verb == "run" else verb)
+    report = recipe.folder / "report"
+    if verb in ("run", "report") and recipe.report is not None:
+        table = (report / "table.txt").read_text(encoding="utf-8").rstrip()
+        console.tell("report", f"\n{table}\n\n{report / 'report.html'}", page=str(report / "report.html"))
     console.tell("finished", f"done: {recipe.folder}", run=str(recipe.folder))
     return 0

@@ -130,7 +130,7 @@ def test_three_ratings_for_four_completions_are_refused() -> None:
 @pytest.mark.parametrize("score", [5, -1, 3.0, True])
 def test_a_score_is_an_integer_of_the_scale(score: Any) -> None:
     scores = {**dict.fromkeys(HELPSTEER.attributes, 2), "coherence": score}
-    with pytest.raises(RecordError, match="scores.coherence: .* is not an integer from 0 to 4"):
+    with pytest.raises(RecordError, match=r"scores.coherence: .* is not an integer from 0 to 4"):
         HELPSTEER.check(scores)
 
 

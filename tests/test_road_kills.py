@@ -57,7 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_until_killed(arguments: list[str], log: Path, after: float) -> int:
-    """Start the run, kill its whole process group `after` seconds later; its exit code (-9 when the kill came first)."""
+    """Start the run, kill its whole process group `after` seconds later; its exit code (-9 if it was killed)."""
     with log.open("ab") as stream:
         process = subprocess.Popen(
             arguments, cwd=ROOT, env=environment(), stdout=stream, stderr=stream, start_new_session=True

@@ -50,10 +50,9 @@ def train_language(
 def _tokenizer(rows: Sequence[Conversation], settings: LanguageSettings, workspace: Path) -> PreTrainedTokenizerFast:
     """Learned once: a tokenizer that drifted between two runs would silently wreck the weights of the first."""
     folder = workspace / "tokenizer"
-    if (folder / "complete").exists():
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    texts = (render(row.turns[:-1], row.turns[-1].text) for row in rows)
-    tokenizer = build_tokenizer(texts, settings.vocabulary)
-    tokenizer.save_pretrained(folder)
-    (folder / "complete").touch()
-    return tokenizer
+    if not (folder / "complete").exists():
+        texts = (render(row.turns[:-1], row.turns[-1].text) for row in rows)
+        build_tokenizer(texts, settings.vocabulary).save_pretrained(folder)
+        (folder / "complete").touch()
+    # Read back also when just made: what is saved of a tokenizer that was loaded differs in its config by a field.
+    return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image as PILImage
-from tiny_llava import FolderContext, ask_about, run_stage, save_image, save_tiny_llava
+from tiny_llava import FolderContext, ask_about, pair, run_stage, save_image, save_tiny_llava
 
 from align.context import PromptSet
 from align.models.load import LoadedModel, load_vlm
@@ -25,8 +20,7 @@ from align.train import dpo, rejection, sft, steerlm
 from align.train.lora_rows import TrainRow, check_rows, collate_examples, collate_preferences, preference_row
 from align.train.lora_run import train_lora
 from annotate.errors import UserError
-from annotate.jsonl import dump_line
-from annotate.records import Completion, Example, PreferencePair, Prompt, Turn
+from annotate.records import Completion, Example, Prompt, Turn
 
 SMALL = Lora(r=4, alpha=8, dropout=0.2)
 QUICK = {"per_device_train_batch_size": 4, "max_steps": 6, "learning_rate": 1e-2}
@@ -59,13 +53,6 @@ def prompts(root: Path) -> list[Prompt]:
     return [ask_about(a), ask_about(b, c, text="Which is brighter?"), ask_about(text="Hi"), Prompt.of(follow_up)]
 
 
-def pair(prompt: Prompt, chosen: str = "The 4 is blue, I am sure.", rejected: str = "No") -> PreferencePair:
-    better, worse = (
-        Completion.of(prompt_id=prompt.id, model="m", index=i, text=text) for i, text in enumerate((chosen, rejected))
-    )
-    return PreferencePair(id=prompt.id, prompt=prompt, chosen=better, rejected=worse, margin=3.0, rule="test")
-
-
 def preference_rows(prompts: list[Prompt], root: Path) -> list[TrainRow]:
     return [preference_row(pair(p), root) for p in prompts]
 
@@ -80,10 +67,6 @@ def stage_context(
         prompt_set=PromptSet(prompts=tuple(prompts), failures=(), duplicates=0, root=root),
         **rest,
     )
-
-
-def file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
@@ -342,76 +325,3 @@ def test_options_that_cannot_be_are_named(
     )
     with pytest.raises(UserError, match=message):
         run_stage(dpo.work(context), tmp_path)
-
-
-# --------------------------------------------------------------------------------------------------------------- kill
-
-TRAIN_IN_A_PROCESS = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(int(sys.argv[2]))
-from test_train import resumable
-folders = [Path(p) for p in sys.argv[3:6]]
-resumable(*folders, method=sys.argv[6], tell=lambda done, total, note="": print(done, flush=True))
-"""
-
-
-def resumable(folder: Path, root: Path, workspace: Path, *, method: str, tell: Any) -> Any:
-    """A training of 24 steps over 2 epochs, with dropout, a checkpoint every 5 steps."""
-    images = [save_image(root, f"k{i}.png", seed=i) for i in range(24)]
-    rows = [preference_row(pair(ask_about(image, text=f"Question {i}?")), root) for i, image in enumerate(images)]
-    if method == "sft":
-        rows = [TrainRow(id=r.id, prompt=r.prompt, images=r.images, completions=r.completions[:1]) for r in rows]
-    return train_lora(
-        method=method,  # type: ignore[arg-type]
-        stage=method,
-        rows=rows,
-        model=folder,
-        settings=Train(
-            lora=SMALL,
-            checkpoint_every=5,
-            trl={
-                "per_device_train_batch_size": 2,
-                "num_train_epochs": 2,
-                "learning_rate": 1e-2,
-                "lr_scheduler_type": "cosine",
-            },
-        ),
-        seed=4,
-        folder=workspace,
-        progress=tell,
-    )
-
-
-@pytest.mark.parametrize(("method", "killed_after"), [("sft", 7), pytest.param("dpo", 13, marks=pytest.mark.slow)])
-def test_a_killed_training_ends_with_the_same_bytes(
-    folder: Path, root: Path, tmp_path: Path, method: str, killed_after: int
-) -> None:
-    workspace = tmp_path / "killed"
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", TRAIN_IN_A_PROCESS, here, torch.get_num_threads(), folder, root, workspace, method]
-    environment = os.environ | {"PYTHONPATH": str(here.parent), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if int(line) == killed_after:
-                child.send_signal(signal.SIGKILL)
-                break
-    assert child.returncode == -signal.SIGKILL
-    assert not (workspace / "adapter").exists()
-    # A checkpoint that the kill cut short has no marker: it must not be taken for one.
-    half = workspace / "checkpoint-20"
-    half.mkdir(exist_ok=True)
-    (half / "trainer_state.json").write_text('{"global_step": 20')
-    (workspace / "checkpoint-20.done").unlink(missing_ok=True)
-
-    steps: list[int] = []
-    resumed = resumable(folder, root, workspace, method=method, tell=lambda done, total, note="": steps.append(done))
-    undisturbed = resumable(folder, root, tmp_path / "whole", method=method, tell=lambda done, total, note="": None)
-    assert 1 < steps[0] <= killed_after  # from the last checkpoint, not from the start
-    assert steps[-1] == 24
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        assert file_sha256(resumed.adapter / name) == file_sha256(undisturbed.adapter / name), name
-    assert [dump_line(entry) for entry in resumed.log] == [dump_line(entry) for entry in undisturbed.log]

@@ -25,7 +25,7 @@ from align.digest import model_digest
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm, token_ids
 from align.recipe import Recipe
 from align.train.settings_base import ConnectSettings, LanguageSettings
-from annotate.records import Image, Prompt, Turn
+from annotate.records import Completion, Image, PreferencePair, Prompt, Turn
 from annotate.stage import Compiled
 
 CORPUS = [
@@ -109,6 +109,13 @@ def save_image(root: Path, name: str, *, seed: int, size: tuple[int, int] = (48,
 def ask_about(*images: Image, text: str = "Which digit is blue?") -> Prompt:
     """One user turn with the images before the text."""
     return Prompt.of((Turn(role="user", text="<image>\n" * len(images) + text, images=images),))
+
+
+def pair(prompt: Prompt, chosen: str = "The 4 is blue, I am sure.", rejected: str = "No") -> PreferencePair:
+    better, worse = (
+        Completion.of(prompt_id=prompt.id, model="m", index=i, text=text) for i, text in enumerate((chosen, rejected))
+    )
+    return PreferencePair(id=prompt.id, prompt=prompt, chosen=better, rejected=worse, margin=3.0, rule="test")
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ class LoadedModel:
 
 def load_vlm(folder: Path, *, adapter: Path | None = None, device: Device = "auto") -> LoadedModel:
     """A vision-language model, with the adapter merged into its weights where one is given."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     check_folder(folder)
     with quiet():
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
         try:
             # PIL by name: which library resizes an image must not depend on what else is installed.
             processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
@@ -69,10 +69,10 @@ def load_vlm(folder: Path, *, adapter: Path | None = None, device: Device = "aut
 
 def load_language_model(folder: Path, *, device: Device = "auto") -> LoadedModel:
     """A text-only language model: the backbone before visual tuning. It gets the same template as the VLM."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     check_folder(folder)
     with quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         try:
             tokenizer = _ready(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except (OSError, ValueError, ImportError) as error:

@@ -14,7 +14,7 @@ CHATTERERS = ("transformers", "trl", "peft", "accelerate", "datasets", "torch", 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back progress bars, log lines below ERROR and warnings of the training libraries."""
-    # Read when the libraries are first imported, hence before the imports below. Nothing is reported to anybody.
+    # Read when the libraries are first imported, so import them below this. Nothing is reported to anybody.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging

@@ -33,6 +33,8 @@ OURS = {
     "logging_nan_inf_filter": "a loss that is not a number ends the training",
     "save_only_model": "a checkpoint must be resumable",
     "load_best_model_at_end": "the last step is the result",
+    "train_sampling_strategy": "rows are shuffled by the seed, in an order that survives a kill",
+    "ignore_data_skip": "a resumed training sees the rows that an undisturbed one would",
     "report_to": "the log is in log.jsonl",
     "disable_tqdm": "mmalign shows the progress",
     "precompute_ref_log_probs": "TRL does not do it for images",

@@ -3,7 +3,7 @@
 A context is a list of words, a list of numbers, or a scene told in words. A question has one true answer, which can
 be put as a sentence, as a word, or (lists) as a numbered list. Text prompts state the form that is wanted.
 
-    context_words(rng)  ->  "Words: pear, sun, map."  with questions first, last, count, contains, reverse, ...
+    context_words(rng)  ->  "Words: pear sun map."  with questions first, last, count, copy
 """
 
 from __future__ import annotations
@@ -87,17 +87,11 @@ def yes_no(kind: str, text: str, holds: bool, yes: str, no: str) -> Question:
 def words_context(rng: Random) -> Context:
     n = rng.randint(2, 4)
     words = rng.sample(WORDS, n)
-    others = [w for w in WORDS if w not in words]
 
     def position(kind: str, index: int) -> Any:
         return lambda _: value(
             kind, f"What is the {kind} word?", words[index], f"The {kind} word is {words[index]}.", WORDS
         )
-
-    def contains(r: Random) -> Question:
-        holds = r.random() < 0.5
-        w = r.choice(words if holds else others)
-        return yes_no("contains", f"Is {w} in the list?", holds, f"{w} is in the list", f"{w} is not in the list")
 
     def whole(kind: str, text: str, said: str, ordered: list[str]) -> Any:
         answers = {"sentence": f"{said} {' '.join(ordered)}.", "list": enumerate_words(ordered)}
@@ -107,7 +101,6 @@ def words_context(rng: Random) -> Context:
         "first": position("first", 0),
         "last": position("last", -1),
         "count": lambda _: value("count", "How many words are there?", str(n), f"There are {n} words.", DIGITS),
-        "contains": contains,
         "copy": whole("copy", "What are the words?", "The words are", words),
     }
     return Context(f"Words: {' '.join(words)}.", makers)
@@ -115,19 +108,13 @@ def words_context(rng: Random) -> Context:
 
 def numbers_context(rng: Random) -> Context:
     numbers = rng.sample(DIGITS, rng.randint(3, 5))
-    others = [d for d in DIGITS if d not in numbers]
 
     def extreme(kind: str, pick: Any) -> Any:
         return lambda _: value(
             kind, f"Which number is the {kind}?", pick(numbers), f"The {kind} number is {pick(numbers)}.", DIGITS
         )
 
-    def contains(r: Random) -> Question:
-        holds = r.random() < 0.5
-        d = r.choice(numbers if holds else others)
-        return yes_no("contains", f"Is {d} in the list?", holds, f"{d} is in the list", f"{d} is not in the list")
-
-    makers = {"largest": extreme("largest", max), "smallest": extreme("smallest", min), "number_contains": contains}
+    makers = {"largest": extreme("largest", max), "smallest": extreme("smallest", min)}
     return Context(f"Numbers: {' '.join(numbers)}.", makers)
 
 
@@ -204,7 +191,7 @@ def repeat(rng: Random) -> tuple[str, str]:
 
 
 def random_context(rng: Random) -> Context:
-    return rng.choices((words_context, numbers_context, scene_context), weights=(5, 2, 3))[0](rng)
+    return rng.choices((words_context, numbers_context, scene_context), weights=(5, 2, 4))[0](rng)
 
 
 def pick_form(question: Question, rng: Random) -> str:

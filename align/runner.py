@@ -136,19 +136,17 @@ class Runner:
     def _check(self, stages: Sequence[Stage]) -> None:
         """What the user handed in, whole, before any work. Raises `UserError` with everything that is wrong."""
         faults: list[str] = []
-        with _gathered(faults):
-            for name in _missing_packages(stages):
-                faults.append(f"{name} is not installed: pip install 'mmalign[{_EXTRA[name]}]'")
-        if not faults and any(s.uses_model for s in stages) and self.recipe.tune is None:
+        if any(s.uses_model for s in stages) and self.recipe.tune is None:
             with _gathered(faults):
                 _ = self.models.model
-        if not faults and any(s.uses_backbone for s in stages) and self.recipe.language is None:
+        if any(s.uses_backbone for s in stages) and self.recipe.language is None:
             with _gathered(faults):
                 _ = self.models.backbone
         if faults:
             raise UserError(*faults)
         known = states(self.recipe, self.models, stages)
         ahead = [s for s in stages if known[s.name].kind != "done"]
+        faults += _missing_packages(ahead)
         if any(s.uses_prompts for s in ahead):
             with _gathered(faults):
                 _ = self.prompts.checked
@@ -305,8 +303,6 @@ _STARTS: Mapping[str, str] = {
     "failed": "tries again",
     "done": "asks again for what failed",
 }
-_EXTRA = {"torch": "train", "transformers": "train", "trl": "train", "peft": "train", "jinja2": "report",
-          "matplotlib": "report"}  # fmt: skip
 
 
 def price(estimate: Estimate) -> str:
@@ -356,9 +352,11 @@ def _versions(stage: Stage) -> dict[str, str]:
 
 
 def _missing_packages(stages: Sequence[Stage]) -> list[str]:
-    wanted = ["torch", "transformers", "trl", "peft"] if any(s.tensors for s in stages) else []
-    wanted += ["jinja2", "matplotlib"] if any(s.name == "report" for s in stages) else []
-    return [name for name in wanted if find_spec(name) is None]
+    """What is not installed, with the command that installs it."""
+    wanted = {"train": ("torch", "transformers", "trl", "peft")} if any(s.tensors for s in stages) else {}
+    wanted |= {"report": ("jinja2", "matplotlib")} if any(s.name == "report" for s in stages) else {}
+    missing = {extra: [name for name in names if find_spec(name) is None] for extra, names in wanted.items()}
+    return [f"not installed: {', '.join(names)}; pip install 'mmalign[{e}]'" for e, names in missing.items() if names]
 
 
 def _set_threads(threads: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,7 @@ def test_a_recipe_is_checked_without_torch(tmp_path: Path) -> None:
     assert ended.stdout == "[]\n"
 
 
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs TRL")
 def test_the_list_of_trl_options_is_that_of_the_installed_trl() -> None:
     """Made anew in a process of its own: importing TRL takes seconds and warns."""
     ended = subprocess.run(

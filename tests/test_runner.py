@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest

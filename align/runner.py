@@ -353,7 +353,9 @@ def _versions(stage: Stage) -> dict[str, str]:
 
 def _missing_packages(stages: Sequence[Stage]) -> list[str]:
     """What is not installed, with the command that installs it."""
-    wanted = {"train": ("torch", "transformers", "trl", "peft")} if any(s.tensors for s in stages) else {}
+    wanted: dict[str, tuple[str, ...]] = (
+        {"train": ("torch", "transformers", "trl", "peft")} if any(s.tensors for s in stages) else {}
+    )
     wanted |= {"report": ("jinja2", "matplotlib")} if any(s.name == "report" for s in stages) else {}
     missing = {extra: [name for name in names if find_spec(name) is None] for extra, names in wanted.items()}
     return [f"not installed: {', '.join(names)}; pip install 'mmalign[{e}]'" for e, names in missing.items() if names]

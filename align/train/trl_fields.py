@@ -37,6 +37,8 @@ OWNED = {
     "chat_template_path": _TEMPLATE,
     "eos_token": _TEMPLATE,
     "pad_token": _TEMPLATE,
+    "train_sampling_strategy": "the order of rows is seeded and planned",
+    "ignore_data_skip": "a resumed training sees the rows that an undisturbed one would",
     "remove_unused_columns": "the images would be dropped",
     "precompute_ref_log_probs": _REFERENCE,
     "sync_ref_model": _REFERENCE,

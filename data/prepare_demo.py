@@ -1,6 +1,6 @@
 """Writes the demo world: training rows of the base, alignment prompts, dev and test benchmarks, images.
 
-    python data/prepare_demo.py --out data/demo --seed 0 [--small]
+    python data/prepare_demo.py --out data/demo --seed 0 [--small] [--no-training]
 
 Takes nothing in but a seed; the digits ship inside scikit-learn. Gives out, under --out:
 
@@ -10,6 +10,9 @@ Takes nothing in but a seed; the digits ship inside scikit-learn. Gives out, und
     tune.jsonl        Conversation rows: four questions per image, 70% answered with one word; some text rows
     prompts.jsonl     Prompt rows: half about images (sources "digits", "charts"), half text (source "text")
     bench/{dev,test}/{text_instructions,open_visual,pope,choice}.jsonl     bench rows, see below
+    prepared.json     what it was made from; written last, and a second call that finds it current does nothing
+
+With --no-training the rows of the base are left out (a second instead of twenty); all else is the same bytes.
 
 **Answer key** (`meta.answer_key` of a prompt; read by the `rules` annotator):
 
@@ -289,7 +292,7 @@ def visual_question(suite: str, picture: Picture, i: int, rng: Random) -> tuple[
             return question, "word" if rng.random() < 0.3 else "sentence"
 
 
-def prepare(out: Path, seed: int, sizes: Sizes) -> dict[str, int]:
+def prepare(out: Path, seed: int, sizes: Sizes, *, training: bool = True) -> dict[str, int]:
     """Write everything; returns file -> rows. Benchmarks and prompts come first: training avoids their contexts."""
     for folder in ("train", "prompts", "dev", "test"):
         (out / "images" / folder).mkdir(parents=True, exist_ok=True)
@@ -298,11 +301,26 @@ def prepare(out: Path, seed: int, sizes: Sizes) -> dict[str, int]:
         for suite, n in wanted.items():
             rows = text_bench(world, split, n) if suite == "text_instructions" else visual_bench(world, split, suite, n)
             counts[f"bench/{split}/{suite}.jsonl"] = world.write(f"bench/{split}/{suite}.jsonl", rows)
-    counts["prompts.jsonl"] = world.write("prompts.jsonl", prompt_rows(world, sizes.prompts_image, sizes.prompts_text))
-    counts["language.jsonl"] = world.write("language.jsonl", language_rows(world, sizes.language, sizes.repeat))
-    counts["connect.jsonl"] = world.write("connect.jsonl", connect_rows(world, sizes.connect))
-    counts["tune.jsonl"] = world.write("tune.jsonl", tune_rows(world, sizes.tune_images, sizes.tune_text))
-    return counts
+    files = {"prompts.jsonl": prompt_rows(world, sizes.prompts_image, sizes.prompts_text)}
+    if training:
+        files["language.jsonl"] = language_rows(world, sizes.language, sizes.repeat)
+        files["connect.jsonl"] = connect_rows(world, sizes.connect)
+        files["tune.jsonl"] = tune_rows(world, sizes.tune_images, sizes.tune_text)
+    return counts | {name: world.write(name, rows) for name, rows in files.items()}
+
+
+def receipt(seed: int, small: bool, training: bool) -> dict[str, Any]:
+    """What decides every byte: the options and these scripts."""
+    scripts = ("prepare_demo.py", "demo_text.py", "demo_scenes.py")
+    digests = {name: hashlib.sha256((ROOT / "data" / name).read_bytes()).hexdigest() for name in scripts}
+    return {"seed": seed, "small": small, "training": training, "scripts": digests}
+
+
+def is_current(path: Path, wanted: dict[str, Any]) -> bool:
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found == wanted or (found.get("training") and found == {**wanted, "training": True})
 
 
 def main() -> None:
@@ -310,9 +328,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "demo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="a few rows of everything, for tests")
+    parser.add_argument("--no-training", action="store_true", help="prompts and benchmarks only")
     args = parser.parse_args()
-    for name, n in prepare(args.out, args.seed, SMALL if args.small else Sizes()).items():
+    path, made_from = args.out / "prepared.json", receipt(args.seed, args.small, not args.no_training)
+    if is_current(path, made_from):
+        print(f"{args.out} is up to date")
+        return
+    path.unlink(missing_ok=True)
+    sizes = SMALL if args.small else Sizes()
+    for name, n in prepare(args.out, args.seed, sizes, training=not args.no_training).items():
         print(f"{n:6d}  {args.out / name}")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 if __name__ == "__main__":

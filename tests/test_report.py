@@ -15,7 +15,9 @@ from align.report.cards import make_cards, thumbnail
 from align.report.gather import Findings
 from align.report.page import funnel_steps, render_page, report_json
 from align.report.stage import ReportWork
-from align.report.table import WIDTH, build_table, render_text, sentence, signed
+from align.report.table import build_table
+from align.report.terminal import WIDTH, render_text
+from align.report.words import sentence, signed
 from align.settings import Report
 from annotate.records import Annotated, Annotation, Completion, Image, Metric, PreferencePair, Prompt, Rating, Turn
 
@@ -108,14 +110,13 @@ def test_the_table_for_a_terminal(table):
     assert "! control not met: yes/no (POPE): share of yes among the answers is 0.70, should be 0.35 to 0.65" in text
 
 
-def test_many_suites_are_set_in_blocks_that_fit(table):
+def test_many_suites_are_set_in_blocks_that_fit():
     suites = [VERDICTS["suites"][0] | {"suite": f"suite_number_{i}"} for i in range(12)]
     metrics = [replace(m, suite=s["suite"]) for s in suites for m in METRICS if m.suite == "text_instructions"]
     verdicts = VERDICTS | {"suites": suites, "regression": [], "comparisons": []}
     text = render_text("Many", "", verdicts, build_table(verdicts, metrics))
     headed = [line for line in text.splitlines() if line.startswith("language backbone") and "[" in line]
-    assert len(headed) == 2 and max(len(line) for line in text.splitlines()) <= 250
-    assert max(map(len, headed)) <= WIDTH
+    assert len(headed) == 2 and max(map(len, text.splitlines())) <= WIDTH
 
 
 @pytest.mark.parametrize(
@@ -127,29 +128,29 @@ def test_many_suites_are_set_in_blocks_that_fit(table):
         ({"verdict": "worse", "share": None}, "DPO made it worse (+0.18 [+0.13, +0.23])."),
     ],
 )
-def test_the_sentence_says_the_verdict_unflattering_or_not(table, changes, said):
+def test_the_sentence_says_the_verdict_unflattering_or_not(changes, said):
     rows = [row | changes if (row["suite"], row["model"]) == ("text_instructions", "dpo") else row
             for row in VERDICTS["comparisons"]]  # fmt: skip
-    spoken = sentence(VERDICTS | {"comparisons": rows}, table)
+    spoken = sentence(VERDICTS | {"comparisons": rows})
     assert spoken.startswith("Visual tuning cost this language model 46 points on two-turn text instructions. ")
     assert said in spoken and spoken.endswith("On images DPO is nowhere significantly worse.")
 
 
-def test_the_sentence_names_a_better_method_and_what_it_cost(table):
+def test_the_sentence_names_a_better_method_and_what_it_cost():
     rows = [
         compared("text_instructions", "sft", "partly repaired (70% [60%, 80%])", 0.32, share=[0.7, 0.6, 0.8]),
         compared("text_instructions", "dpo", "partly repaired (40% [29%, 51%])", 0.18, share=[0.4, 0.29, 0.51]),
         compared("pope", "dpo", "worse", -0.2),
     ]
-    spoken = sentence(VERDICTS | {"comparisons": rows}, table)
+    spoken = sentence(VERDICTS | {"comparisons": rows})
     assert "SFT on teacher gained more (+0.32 [+0.27, +0.37])." in spoken
     assert spoken.endswith("It cost DPO yes/no questions about images −0.20 [−0.25, −0.15].")
 
 
-def test_a_regression_that_is_not_shown_is_not_claimed(table):
+def test_a_regression_that_is_not_shown_is_not_claimed():
     for verdict, said in (("none", "nothing that matters"), ("not shown", "is not shown")):
         regression = [VERDICTS["regression"][0] | {"verdict": verdict}]
-        assert said in sentence(VERDICTS | {"regression": regression, "comparisons": []}, table)
+        assert said in sentence(VERDICTS | {"regression": regression, "comparisons": []})
 
 
 def test_differences_without_bounds_have_none():
@@ -286,6 +287,24 @@ def test_what_the_recipe_lacks_is_left_out(tmp_path, missing, gone):
 
 def test_an_empty_run_still_makes_a_page():
     assert "<h1>Nothing yet</h1>" in page(Findings(title="Nothing yet", name="n", seed=0))
+
+
+def test_a_run_without_evaluation_says_how_far_its_prompts_went(tmp_path):
+    compiled = ReportWork(findings(tmp_path, verdicts={}, metrics=[], title="Mine"), Report()).compile({}, tmp_path)
+    assert compiled.files["table.txt"].splitlines() == [
+        "Mine",
+        "model: shipped",
+        "",
+        "no `evaluate` block: nothing to compare",
+        "",
+        "      10  prompts",
+        "       8  annotated",
+        "       8  with at least two scored completions",
+        "       5  with two completions far enough apart",
+        "       4  kept",
+        "",
+        "       2  lost at sample: too long",
+    ]
 
 
 def test_warnings_stand_on_the_first_screen(tmp_path):

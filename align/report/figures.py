@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from align.report.table import MODELS, Column, Table
+from align.report.table import Column, Table
+from align.report.words import MODELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,8 @@ from align.report.figures import (
     training_curve,
 )
 from align.report.gather import BUILT, Findings
-from align.report.table import MODELS, SUITES, Table, p_text, sentence, short, signed
+from align.report.table import Table
+from align.report.words import MODELS, SUITES, p_text, sentence, short, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
 WHAT = {
@@ -69,7 +70,7 @@ def render_page(findings: Findings, table: Table | None, *, cards: int) -> str:
     figures = {name: Markup(svg) for name, svg in _figures(findings, table)}
     return environment.get_template("page.html").render(
         findings=findings,
-        sentence=sentence(findings.verdicts, table) if table else "",
+        sentence=sentence(findings.verdicts) if table else "",
         table=table,
         models=MODELS,
         suites=SUITES,
@@ -158,7 +159,7 @@ def report_json(findings: Findings, table: Table | None) -> dict[str, Any]:
         "title": findings.title,
         "seed": findings.seed,
         "base": findings.base,
-        "sentence": sentence(findings.verdicts, table) if table else "",
+        "sentence": sentence(findings.verdicts) if table else "",
         "verdicts": dict(findings.verdicts),
         "metrics": [metric.to_json() for metric in findings.metrics],
         "funnel": dict(findings.funnel),

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from align.context import Context
 from align.report.gather import Findings, gather
-from align.report.page import render_page, report_json
-from align.report.table import build_table, render_text
+from align.report.page import funnel_steps, render_page, report_json
+from align.report.table import build_table
+from align.report.terminal import render_account, render_text
 from align.settings import Report
 from annotate.records import sha256_of
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
@@ -40,13 +41,21 @@ class ReportWork:
 
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         findings, table = self.findings, self.table
-        files: dict[str, str | dict[str, object]] = {
-            "report.html": render_page(findings, table, cards=self.settings.cards),
-            "report.json": report_json(findings, table),
-        }
-        if table:
-            files["table.txt"] = render_text(findings.title, findings.base, findings.verdicts, table)
-        return Compiled(files=files, units=1, outputs=1, failures=0)
+        head = (findings.title, findings.base)
+        account = {step.label: step.count for step in funnel_steps(findings.funnel.get("total", {}))}
+        shown = (
+            render_text(*head, findings.verdicts, table) if table else render_account(*head, account, findings.failures)
+        )
+        return Compiled(
+            files={
+                "report.html": render_page(findings, table, cards=self.settings.cards),
+                "report.json": report_json(findings, table),
+                "table.txt": shown,
+            },
+            units=1,
+            outputs=1,
+            failures=0,
+        )
 
     def estimate(self, pending: Sequence[Unit]) -> Estimate:
         return Estimate()

@@ -1,0 +1,142 @@
+"""Names and sentences: what suites and models are called, and what a verdict says in words.
+
+sentence(verdicts)   ->  "Visual tuning cost this language model 46 points on two-turn text instructions. DPO won …"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MODELS = {
+    "backbone": "language backbone",
+    "vlm": "VLM",
+    "sft": "SFT on teacher",
+    "steerlm": "SteerLM",
+    "rejection": "rejection sampling",
+    "dpo": "DPO",
+}
+SUITES = {
+    "text_instructions": "text, two turns",
+    "text_noisy_image": "text, noisy image",
+    "open_visual": "open visual",
+    "pope": "yes/no (POPE)",
+    "pope_blank": "yes/no, blank",
+    "choice": "multiple choice",
+}
+PROSE = {
+    "text_instructions": "two-turn text instructions",
+    "text_noisy_image": "text instructions beside an irrelevant image",
+    "open_visual": "open-ended questions about images",
+    "pope": "yes/no questions about images",
+    "choice": "multiple choice about images",
+}
+BETTER, WORSE = "▲", "▼"
+SIGNIFICANT = 0.05
+_ENDS = ("mean", "low", "high")
+
+
+def sentence(verdicts: Mapping[str, Any]) -> str:
+    """What happened, for the first line: what was lost, what alignment made of it, and what that cost."""
+    parts = [_loss(verdicts)]
+    aligned = [m for m in verdicts["models"] if m not in ("backbone", "vlm")]
+    if aligned:
+        main = "dpo" if "dpo" in aligned else aligned[-1]
+        parts += [_gain(verdicts, main), _best(verdicts, main), _cost(verdicts, main)]
+    return " ".join(part for part in parts if part)
+
+
+def _loss(verdicts: Mapping[str, Any]) -> str:
+    if not verdicts["regression"]:
+        return (
+            ""
+            if any(s["text"] for s in verdicts["suites"])
+            else "No text suite was run: nothing is said of a regression."
+        )
+    first = verdicts["regression"][0]
+    suite = _prose(first["suite"])
+    if first["verdict"] == "present":
+        lost = points(-first["vlm_minus_backbone"]["mean"])
+        return f"Visual tuning cost this language model {lost} points on {suite}."
+    if first["verdict"] == "none":
+        return f"Visual tuning cost this language model nothing that matters on {suite}."
+    return f"A regression by visual tuning on {suite} is not shown."
+
+
+def _text_row(verdicts: Mapping[str, Any], model: str) -> Mapping[str, Any] | None:
+    """The comparison that the sentence is about: the model on the first text suite."""
+    text = [s["suite"] for s in verdicts["suites"] if s["text"]]
+    rows = [row for row in verdicts["comparisons"] if row["model"] == model and row["suite"] in text[:1]]
+    return rows[0] if rows else None
+
+
+def _gain(verdicts: Mapping[str, Any], model: str) -> str:
+    row = _text_row(verdicts, model)
+    if row is None:
+        return ""
+    name, gain = MODELS.get(model, model), f"({signed(row['minus_vlm'])})"
+    if row["share"]:
+        share, low, high = (None if x is None else f"{x:.0%}" for x in row["share"])
+        return f"{name} won back {share} [{low or '?'}, {high or '?'}] of that {gain}."
+    said = {
+        "repaired": f"{name} repaired it {gain}.",
+        "worse": f"{name} made it worse {gain}.",
+        "better": f"{name} made it better {gain}.",
+        "kept": f"{name} left it as it was {gain}.",
+        "nothing to repair": f"There was nothing for {name} to repair {gain}.",
+    }
+    return said.get(row["verdict"], f"That {name} wins any of it back is not shown {gain}.")
+
+
+def _best(verdicts: Mapping[str, Any], main: str) -> str:
+    """Another method that did better than the VLM for sure, and more so than the main one: not to be kept quiet."""
+    gains = {m: row["minus_vlm"] for m in verdicts["models"] if (row := _text_row(verdicts, m))}
+    better = {m: d for m, d in gains.items() if mark(d) == BETTER}
+    best = max(better, key=lambda m: better[m]["mean"], default=None)
+    if best is None or best == main or (main in better and better[main]["mean"] >= better[best]["mean"]):
+        return ""
+    return f"{MODELS.get(best, best)} gained more ({signed(better[best])})."
+
+
+def _cost(verdicts: Mapping[str, Any], model: str) -> str:
+    text = {s["suite"] for s in verdicts["suites"] if s["text"]}
+    rows = [row for row in verdicts["comparisons"] if row["model"] == model and row["suite"] not in text]
+    losses = [row for row in rows if row["verdict"] == "worse"]
+    if losses:
+        listed = ", ".join(f"{_prose(row['suite'])} {signed(row['minus_vlm'])}" for row in losses)
+        return f"It cost {MODELS.get(model, model)} {listed}."
+    return f"On images {MODELS.get(model, model)} is nowhere significantly worse." if rows else ""
+
+
+def _prose(suite: str) -> str:
+    return PROSE.get(suite, suite.replace("_", " "))
+
+
+def points(value: float) -> str:
+    """0.457 -> 46: hundredths of the scale."""
+    return f"{100 * value:.0f}"
+
+
+def signed(difference: Mapping[str, Any] | None) -> str:
+    """`+0.08 [+0.03, +0.13]`"""
+    if difference is None:
+        return "–"
+    mean, low, high = (x if x is None else f"{x:+.2f}".replace("-", "−") for x in map(difference.get, _ENDS))
+    return f"{mean}" if low is None or high is None else f"{mean} [{low}, {high}]"
+
+
+def p_text(p: float) -> str:
+    return "p<0.001" if p < 0.001 else f"p={p:.3f}"
+
+
+def mark(difference: Mapping[str, Any] | None) -> str:
+    """The sign of a difference that is significant; p is Holm-adjusted already."""
+    if difference is None or difference["p"] >= SIGNIFICANT or not difference["mean"]:
+        return ""
+    return BETTER if difference["mean"] > 0 else WORSE
+
+
+def short(value: float) -> str:
+    """0.81 as .81, 1.0 as 1.0: seven numbers have to stand side by side."""
+    text = f"{value:.2f}"
+    return "1.0" if text == "1.00" else text.removeprefix("0") if text.startswith("0.") else text

@@ -15,7 +15,7 @@ What each stage leaves in `runs/<name>/<stage>/`:
                conditioning.json card.md
     dpo, steerlm, rejection, sft
                adapter/ log.jsonl failures.jsonl card.md [conditioning.txt: appended to prompts at inference]
-    evaluate   items.jsonl metrics.jsonl verdicts.json
+    evaluate   items.jsonl metrics.jsonl verdicts.json failures.jsonl
     report     report.html report.json table.txt
 """
 

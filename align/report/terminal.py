@@ -1,4 +1,4 @@
-"""table.txt: the verdict table for a terminal, at most 120 columns wide; the account of a run that evaluates nothing."""
+"""table.txt: the verdict table for a terminal, at most 120 columns wide; the account of a run without evaluation."""
 
 from __future__ import annotations
 

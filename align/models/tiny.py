@@ -6,6 +6,7 @@ nine 16x16 patches; there is no resampling of images that already have that size
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ def build_vlm(
     language: LlamaForCausalLM, settings: ConnectSettings, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
     """An untrained tower and projector before the given language model."""
-    text = language.config
+    text = copy.deepcopy(language.config)
+    text.name_or_path = ""  # else the folder it was loaded from would be saved with the VLM
     vision = CLIPVisionConfig(
         hidden_size=text.hidden_size,
         intermediate_size=3 * text.hidden_size,

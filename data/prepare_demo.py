@@ -89,8 +89,28 @@ SMALL = Sizes(
 )
 
 
+def home(context: str) -> str:
+    """The one split that may ask about this context; half of all are for training."""
+    return ("dev", "test", "prompts", "train", "train", "train")[hashlib.sha256(context.encode()).digest()[0] % 6]
+
+
+class Balance:
+    """Lets yes and no be true in turn, so that neither can be learned as the better guess."""
+
+    def __init__(self) -> None:
+        self.wanted = "positive"
+
+    def admits(self, question: Question) -> bool:
+        if question.polarity is None:
+            return True
+        if question.polarity != self.wanted:
+            return False
+        self.wanted = "negative" if self.wanted == "positive" else "positive"
+        return True
+
+
 class World:
-    """Draws contexts and images that no other split has used, and writes files."""
+    """Draws contexts and images that no other split has, and writes files."""
 
     def __init__(self, out: Path, seed: int) -> None:
         self.out, self.seed = out, seed
@@ -101,12 +121,12 @@ class World:
         """One stream per file: adding a row to one file changes no other."""
         return Random(f"{self.seed}/{name}")
 
-    def fresh_dialogue(self, rng: Random, n_turns: int, *, keep: bool) -> tuple[str, list[tuple[Question, str]]]:
-        """A dialogue about a context of no benchmark or prompt; `keep` reserves it for the caller's split."""
+    def dialogue(self, rng: Random, n_turns: int, split: str) -> tuple[str, list[tuple[Question, str]]]:
+        """A dialogue about a context of that split; outside training no context comes twice."""
         while True:
             context, turns = dialogue(rng, n_turns)
-            if context.text not in self.contexts:
-                if keep:
+            if home(context.text) == split and context.text not in self.contexts:
+                if split != "train":
                     self.contexts.add(context.text)
                 return context.text, turns
 
@@ -150,7 +170,7 @@ def language_rows(world: World, n: int, n_repeat: int) -> Iterator[dict[str, Any
     for _ in range(n_repeat):
         yield conversation([repeat(rng)], "repeat", level=0)
     for _ in range(n):
-        context, turns = world.fresh_dialogue(rng, rng.randint(1, 3), keep=False)
+        context, turns = world.dialogue(rng, rng.randint(1, 3), "train")
         said = []
         for i, (question, form) in enumerate(turns):
             stated = rng.random() < 0.85 or question.kind.startswith("again_")
@@ -188,7 +208,7 @@ def tune_rows(world: World, n_images: int, n_text: int) -> Iterator[dict[str, An
             said = [(q.text, short_mostly(q, rng)) for q in asked]
             yield conversation(said, "charts" if n is None else "digits", image, picture.level)
     for _ in range(n_text):
-        context, turns = world.fresh_dialogue(rng, rng.randint(1, 2), keep=False)
+        context, turns = world.dialogue(rng, rng.randint(1, 2), "train")
         asked = [q for q, _ in turns if not q.kind.startswith("again_")]
         said = [(f"{context} {q.text}" if i == 0 else q.text, short_mostly(q, rng)) for i, q in enumerate(asked)]
         yield conversation(said, "text", level=0)
@@ -198,18 +218,23 @@ OPTION_KINDS = ("colour", "which", "tallest", "shortest", "place")
 
 
 def prompt_rows(world: World, n_image: int, n_text: int) -> Iterator[dict[str, Any]]:
-    """What the model is sampled on for alignment. 30% of the image prompts state no form."""
-    rng = world.rng("prompts")
+    """What is answered for alignment; yes is true as often as no. 30% of the image prompts state no form."""
+    rng, balance = world.rng("prompts"), {source: Balance() for source in ("digits", "charts", "text")}
     for i in range(n_image):
         n = None if i % 3 == 2 else 1 + i % 4
         image, picture = world.draw(rng, "train", "prompts", n=n)
         question = ask_weighted(picture.context, rng)
+        source = "charts" if n is None else "digits"
+        while not balance[source].admits(question):
+            question = picture.context.ask(rng, question.kind)
         form = pick_form(question, rng) if rng.random() < 0.7 else "any"
         text = "<image>\n" + (question.text if form == "any" else f"{question.text} {ASK_FORM[form]}")
-        source = "charts" if n is None else "digits"
         yield prompt_json([Turn(role="user", text=text, images=(image,))], question, form, source, f"{source}-{i}")
     for i in range(n_text):
-        context, turns = world.fresh_dialogue(rng, 1 + i % 2, keep=True)
+        context, turns = world.dialogue(rng, 1 + i % 2, "prompts")
+        yes_no = turns[-1][0].polarity is not None
+        while (turns[-1][0].polarity is not None) != yes_no or not balance["text"].admits(turns[-1][0]):
+            context, turns = world.dialogue(rng, 1 + i % 2, "prompts")
         said: list[Turn] = []
         for j, (question, form) in enumerate(turns):
             text = f"{question.text} {ASK_FORM[form]}"
@@ -255,7 +280,7 @@ def bench_row(suite: str, turn: Turn, questions: list[dict[str, Any]], noise: Im
 def text_bench(world: World, split: str, n: int) -> Iterator[dict[str, Any]]:
     rng = world.rng(f"{split}/text_instructions")
     for i in range(n):
-        context, turns = world.fresh_dialogue(rng, 2, keep=True)
+        context, turns = world.dialogue(rng, 2, split)
         noise, _ = world.draw(rng, split, split, n=1 + i % 4 if i % 3 else None)
         questions = []
         for j, (q, form) in enumerate(turns):
@@ -293,7 +318,7 @@ def visual_question(suite: str, picture: Picture, i: int, rng: Random) -> tuple[
 
 
 def prepare(out: Path, seed: int, sizes: Sizes, *, training: bool = True) -> dict[str, int]:
-    """Write everything; returns file -> rows. Benchmarks and prompts come first: training avoids their contexts."""
+    """Write everything; returns file -> rows."""
     for folder in ("train", "prompts", "dev", "test"):
         (out / "images" / folder).mkdir(parents=True, exist_ok=True)
     world, counts = World(out, seed), {}

@@ -15,6 +15,7 @@ import pytest
 from align.evaluate.benchmark import load_rows, read_row
 from align.evaluate.choice import choice_output, score_choice
 from align.evaluate.instructions import score_dialogue
+from align.evaluate.judge import JudgeWork, plan_gradings
 from align.evaluate.metrics import estimate, suite_metrics
 from align.evaluate.plan import Batch, Exam, load_exams
 from align.evaluate.pope import MEASURES as POPE_MEASURES
@@ -27,6 +28,7 @@ from align.settings import Evaluate, Judge, Prompts
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import dump_line
 from annotate.records import Completion, Image, Item, Prompt, Turn
+from annotate.stage import Unit
 
 # ----------------------------------------------------------------------------------------- what an answer is worth
 
@@ -699,3 +701,26 @@ def test_planning_needs_no_torch(world):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_an_empty_answer_has_the_lowest_grade_and_the_judge_is_not_asked(tmp_path):
+    """Else a model that says nothing where it knows nothing would be graded on the rest alone."""
+    answer_key = {
+        "form": "word",
+        "claims": [{"vocabulary": ["map", "sun"], "truth": ["map"], "given": [], "ordered": False}],
+    }
+    rows = tuple(
+        read_row(bench_row(question(text=f"Words: sun, map. What is the last word? {i}", answer_key=answer_key)))
+        for i in range(2)
+    )
+    batch = Batch(Named("vlm"), SUITES["text_instructions"], rows)
+    answers = Unit("a", batch, 2)
+    (unit,) = plan_gradings([answers], Judge(backend="rules"))
+    line = {"outputs": [["map"], ["  "]], "faults": {}, "halved": False}
+    judging, lines = JudgeWork(Judge(backend="rules"), tmp_path), {"a": line}
+    judging.execute([(unit, line)], lines.__setitem__, tmp_path, lambda *_: None)
+    assert len(lines[unit.key]["replies"]) == 1
+    right, empty = judging.items([unit], lines)
+    assert (right.state, right.value["rubric"]) == ("ok", 12.0)
+    assert (empty.state, empty.value["rubric"]) == ("ok", 0.0)
+    assert lines[unit.key]["outcome"] == "ok" and JudgeWork.cost([unit], lines) == 0.0

@@ -1,8 +1,9 @@
 """A judge's grade beside the objective score of an open answer: the same protocol, rubric and parser as annotation.
 
 One answer is shown at a time, without saying which model wrote it; two models that say the same to the same question
-are graded once. An answer whose grade cannot be had is `judge_failed`, never a score. The number is helpfulness +
-correctness + coherence, 0 to 12, as in the pairs; for a dialogue, the mean over its turns.
+are graded once. An answer whose grade cannot be had is `judge_failed`, never a score. An empty answer is not shown to
+the judge: it has the lowest grade by definition (left out, it would raise the mean of a model that says nothing). The
+number is helpfulness + correctness + coherence, 0 to 12, as in the pairs; for a dialogue, the mean over its turns.
 
 The judge's answers are kept one by one in a journal of their own, so that a killed batch buys none twice.
 """
@@ -88,8 +89,9 @@ class JudgeWork:
         said: dict[str, dict[str, None]] = {}
         for row, outputs in zip(batch.rows, line["outputs"], strict=True):
             for prompt, output in turn_prompts(batch, row, outputs or []) if outputs else ():
-                prompts[prompt.id] = prompt
-                said.setdefault(prompt.id, {})[output] = None
+                if output.strip():
+                    prompts[prompt.id] = prompt
+                    said.setdefault(prompt.id, {})[output] = None
         completions = [
             Completion.of(prompt_id=prompt_id, model="judged", index=i, text=text)
             for prompt_id, texts in said.items()
@@ -142,12 +144,14 @@ class JudgeWork:
         scores: dict[str, dict[str, float]] = {}
         for annotated in cast(list[Annotated], compiled.files["annotated.jsonl"]):
             by_id = {c.id: c.text for c in annotated.completions}
-            for completion_id, found in annotated.scores().items():
-                scores[canonical_json([annotated.prompt.id, by_id[completion_id]])] = found
+            for completion_id, grades in annotated.scores().items():
+                scores[canonical_json([annotated.prompt.id, by_id[completion_id]])] = grades
+        lowest = {name: float(scale.low) for name, scale in work.rubric.attributes.items()}
         for row, outputs in zip(batch.rows, answers["outputs"], strict=True):
             if outputs is not None:
-                keys = [canonical_json([p.id, text]) for p, text in turn_prompts(batch, row, outputs)]
-                yield _item(batch, row, outputs, [scores.get(key) for key in keys], work)
+                asked = turn_prompts(batch, row, outputs)
+                found = [scores.get(canonical_json([p.id, said])) if said.strip() else lowest for p, said in asked]
+                yield _item(batch, row, outputs, found, work)
 
     def estimate(self, pending: Sequence[Unit]) -> Estimate:
         """By rule of thumb, since the answers are not known yet: 1500 tokens there and 350 back per turn."""

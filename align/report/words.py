@@ -121,7 +121,10 @@ def signed(difference: Mapping[str, Any] | None) -> str:
     """`+0.08 [+0.03, +0.13]`"""
     if difference is None:
         return "–"
-    mean, low, high = (x if x is None else f"{x:+.2f}".replace("-", "−") for x in map(difference.get, _ENDS))
+    # rounded before it is signed: no −0.00
+    mean, low, high = (
+        x if x is None else f"{round(x, 2) + 0.0:+.2f}".replace("-", "−") for x in map(difference.get, _ENDS)
+    )
     return f"{mean}" if low is None or high is None else f"{mean} [{low}, {high}]"
 
 

@@ -1,7 +1,7 @@
 """What a stage is handed: the recipe, the checked prompts, and the finished outputs of earlier stages.
 
-Each stage module exposes `work(context) -> Work` (see `annotate.stage`). It opens no files of its own: records come from
-here, results leave through `Compiled`.
+Each stage module exposes `work(context) -> Work` (see `annotate.stage`). It opens no files of its own: records come
+from here, results leave through `Compiled`.
 
 What each stage leaves in `runs/<name>/<stage>/`:
 

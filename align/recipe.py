@@ -24,16 +24,18 @@ from align import recipe_checks
 from align.recipe_reader import Faults, read_block
 from align.settings import (
     Annotate,
+    ConnectSettings,
     Evaluate,
+    LanguageSettings,
     Pairs,
     Prompts,
     Report,
     Sample,
     Teach,
     Train,
+    TuneSettings,
     option,
 )
-from align.train.settings_base import ConnectSettings, LanguageSettings, TuneSettings
 from align.yaml_lines import parse_value, read_yaml
 from annotate.errors import UserError
 

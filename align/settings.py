@@ -45,6 +45,54 @@ class Prompts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanguageSettings:
+    """A Llama and its tokenizer from nothing, on text dialogues: the demo's "Vicuna"."""
+
+    rows: str = option("data/demo/language.jsonl", "training rows: conversation records", operational=True)
+    vocabulary: int = option(512, "tokens of the byte-level BPE, special ones included", low=260)
+    width: int = option(128, "hidden size", low=8)
+    layers: int = option(3, "decoder layers", low=1)
+    heads: int = option(8, "attention heads", low=1)
+    init_std: float = option(0.08, "initial weights; at this width Llama's usual 0.02 learns far slower", above=0)
+    steps: int = option(1300, "optimizer steps", low=1)
+    easy_steps: int = option(350, "of these, the first on rows of level 0 alone (repeating what was said)", low=0)
+    batch_size: int = option(32, "dialogues per step", low=1)
+    learning_rate: float = option(3e-3, "peak; 5% warm-up, cosine to 5%", above=0)
+    save_every: int = option(200, "steps between checkpoints", low=1, operational=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectSettings:
+    """CLIP tower and MLP projector, so that each patch lands on the word embeddings of what it shows."""
+
+    rows: str = option("data/demo/connect.jsonl", "training rows: patches records", operational=True)
+    image_root: str = option("data/demo/images", "folder that image paths are relative to", operational=True)
+    tower_layers: int = option(2, "layers of the vision tower; its width and heads are the language model's", low=1)
+    projector_std: float = option(0.05, "initial weights of the projector", above=0)
+    cosine_scale: float = option(14.0, "sharpness of the match between patch and words", above=0)
+    steps: int = option(500, "optimizer steps", low=1)
+    batch_size: int = option(96, "images per step", low=1)
+    learning_rate: float = option(2e-3, "peak, of tower and projector alike", above=0)
+    save_every: int = option(200, "steps between checkpoints", low=1, operational=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """Visual instruction tuning: projector and language model learn, the tower is frozen (LLaVA-1.5, stage 2)."""
+
+    rows: str = option("data/demo/tune.jsonl", "training rows: conversation records", operational=True)
+    image_root: str = option("data/demo/images", "folder that image paths are relative to", operational=True)
+    steps: int = option(1000, "optimizer steps", low=1)
+    batch_size: int = option(32, "conversations per step", low=1)
+    curriculum_steps: int = option(
+        800, "steps over which the level of admitted rows rises from 1 to the highest", low=0
+    )
+    text_share: float = option(0.06, "share of text-only conversations in each batch, on average", low=0, high=1)
+    learning_rate: float = option(1.5e-3, "peak; 5% warm-up, cosine to 5%", above=0)
+    save_every: int = option(250, "steps between checkpoints", low=1, operational=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Completions of each prompt by the model (Multi-Modal Preference Alignment, section 3.1)."""
 

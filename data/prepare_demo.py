@@ -263,6 +263,7 @@ def bench_question(question: Question, form: str | None, text: str) -> dict[str,
         "accepted": question.accepted,
         "polarity": question.polarity,
         "options": list(question.options),
+        "answer_key": question.key(form or "any"),
     }
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from align.settings import ConnectSettings, LanguageSettings, TuneSettings
 from align.train.rows import Conversation, Patches
-from align.train.settings_base import ConnectSettings, LanguageSettings, TuneSettings
 from annotate.records import Image, Turn
 
 torch = pytest.importorskip("torch")

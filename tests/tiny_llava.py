@@ -24,7 +24,7 @@ from align.context import PromptSet
 from align.digest import model_digest
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm, token_ids
 from align.recipe import Recipe
-from align.train.settings_base import ConnectSettings, LanguageSettings
+from align.settings import ConnectSettings, LanguageSettings
 from annotate.records import Completion, Image, PreferencePair, Prompt, Turn
 from annotate.stage import Compiled
 

@@ -1,6 +1,6 @@
-"""The one place that turns messages into text: the bytes that sampler, trainer and evaluator all see.
+r"""The one place that turns messages into text: the bytes that sampler, trainer and evaluator all see.
 
-    render_prompt([user "<image>\\nIs there a 7?"])   ->  "<s>USER: <image>\\nIs there a 7? ASSISTANT:"
+    render_prompt([user "<image>\nIs there a 7?"])   ->  "<s>USER: <image>\nIs there a 7? ASSISTANT:"
     render_completion("Yes.")                        ->  " Yes.</s>"
 
     two turns: "<s>USER: q1 ASSISTANT: a1</s>USER: q2 ASSISTANT:"

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from align.models.template import BOS, EOS
-from align.train.settings_base import ConnectSettings, LanguageSettings
+from align.settings import ConnectSettings, LanguageSettings
 from annotate.records import IMAGE_PLACEHOLDER
 
 PAD = "<pad>"

@@ -19,9 +19,9 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from align.models.tiny import build_processor, build_vlm, pixel_values, save_small
+from align.settings import ConnectSettings
 from align.train.base import IGNORED, Progress, fit, passes
 from align.train.rows import Patches
-from align.train.settings_base import ConnectSettings
 from annotate.errors import MmalignError
 
 NORM_WEIGHT = 0.1

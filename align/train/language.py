@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast, set_seed
 
 from align.models.template import render
 from align.models.tiny import build_language_model, build_tokenizer, save_small
+from align.settings import LanguageSettings
 from align.train.base import Progress, answer_loss, by_length, encode, fit, pad, passes
 from align.train.rows import Conversation
-from align.train.settings_base import LanguageSettings
 
 
 def train_language(

@@ -15,10 +15,10 @@ import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration, set_seed
 
 from align.models.tiny import pixel_values, save_small
+from align.settings import TuneSettings
 from align.train.base import Progress, answer_loss, encode, fit, pad
 from align.train.connect import read_pixels
 from align.train.rows import Conversation
-from align.train.settings_base import TuneSettings
 
 
 def plan_order(rows: Sequence[Conversation], settings: TuneSettings, seed: int) -> list[int]:

@@ -14,7 +14,7 @@ STAGES := language connect tune sample annotate teach pairs dpo steerlm rejectio
 export HF_HUB_OFFLINE ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup setup-dev demo demo-base demo-seeds demo-data test test-slow check bench docs clean $(STAGES) \
+.PHONY: help setup setup-dev demo demo-base demo-seeds demo-data demo-base-data test test-slow check bench docs clean $(STAGES) \
         run status estimate verify env
 
 help:  ## this list
@@ -45,17 +45,20 @@ demo: demo-data  ## from images and questions to the verdict table, on a CPU
 	$(ALIGN) run recipes/demo.yaml $(SET)
 
 demo-data: $(VENV)/.setup
+	@$(BIN)/python data/prepare_demo.py --out data/demo --no-training
+
+demo-base-data: $(VENV)/.setup
 	@$(BIN)/python data/prepare_demo.py --out data/demo
 
-demo-base: demo-data  ## train the demo's base model from scratch (QUICK=1: minutes, a poorer one)
-	$(ALIGN) run recipes/demo_base.yaml $(if $(QUICK),name=demo-base-quick connect.steps=250 tune.steps=500 language.steps=400,) $(SET)
+demo-base: demo-base-data  ## train the demo's base model from scratch (QUICK=1: minutes, a poorer one)
+	$(ALIGN) run recipes/demo_base.yaml $(if $(QUICK),name=demo-base-quick language.steps=700 connect.steps=300 tune.steps=500,) $(SET)
 
-demo-seeds: demo-data  ## three full seeds; writes the numbers of recipes/README.md
+demo-seeds: demo-base-data  ## three full seeds; writes the numbers of recipes/README.md
 	$(BIN)/python bench/demo_seeds.py
 
 # -------------------------------------------------------------------------------------------------- one per stage
 
-$(STAGES): $(VENV)/.setup $(if $(findstring recipes/demo,$(RECIPE)),demo-data)
+$(STAGES): $(VENV)/.setup $(if $(findstring recipes/demo_base,$(RECIPE)),demo-base-data,$(if $(findstring recipes/demo,$(RECIPE)),demo-data))
 	$(ALIGN) $@ $(RECIPE) $(SET)
 
 run status estimate: $(VENV)/.setup

@@ -1,11 +1,11 @@
-"""Photographs that ship inside scikit-image and scikit-learn, as a LLaVA-format prompt file: an example of "your own data".
+r"""Photographs that ship inside scikit-image and scikit-learn as a LLaVA-format file: an example of "your own data".
 
     python data/prepare_photos.py --out data/photos
 
 writes `data/photos/images/*.jpg` and `data/photos/llava.json`, a list of rows such as
 
     {"id": "chelsea-0", "image": "chelsea.jpg",
-     "conversations": [{"from": "human", "value": "<image>\\nIs there a cat in the photo? Answer in one sentence."},
+     "conversations": [{"from": "human", "value": "<image>\nIs there a cat in the photo? Answer in one sentence."},
                        {"from": "gpt", "value": "Yes, there is a cat in the photo."}],
      "answer_key": {...}}
 

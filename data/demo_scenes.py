@@ -1,8 +1,9 @@
 """The drawn half of the demo world: handwritten digits on a 3x3 grid, and bar charts, 48x48 pixels.
 
 The digits are the UCI handwritten digits that ship inside scikit-learn (CC BY 4.0, see data/README.md). Their first
-half is for training, the third quarter for the dev benchmarks, the last quarter for the test benchmarks: no handwriting that
-a model was trained on is ever asked about in a benchmark. Charts have no handwriting; their splits differ by pixels.
+half is for training, the third quarter for the dev benchmarks, the last quarter for the test benchmarks: no
+handwriting that a model was trained on is ever asked about in a benchmark. Charts have no handwriting; their splits
+differ by pixels.
 """
 
 from __future__ import annotations

@@ -168,6 +168,10 @@ def test_traps_and_mistakes(tmp_path: Path, line: str, fault: str) -> None:
         (b"name: a\n", "x.yaml  has no stage; add a block, e.g. `sample: {}`. Stages: language, connect"),
         (b"sample: {}\n", "x.yaml  prompts: this recipe needs prompts; add `prompts: {file: ..., image_root: ...}`"),
         (
+            b"annotate: {mode: pairwise}\npairs: {}\n",
+            "x.yaml:1  annotate.mode: pairwise annotations only compare, and `pairs` needs scores: listwise or pointwise",
+        ),
+        (
             b"sample: {}\n",
             "x.yaml  model: sample needs a model; write a folder, a hub name or the recipe that trains it",
         ),

@@ -86,7 +86,8 @@ def chart_makers(bars: list[tuple[str, int]]) -> dict[str, object]:
     def bar_exist(r: Random) -> Question:
         holds = r.random() < 0.5
         c = r.choice(colours if holds else [x for x in COLOURS if x not in colours])
-        return yes_no("bar_exist", f"Is there a {c} bar?", holds, f"there is a {c} bar", f"there is no {c} bar")
+        yes, no = f"there is a {c} bar", f"there is no {c} bar"
+        return yes_no("bar_exist", f"Is there a {c} bar?", holds, yes, no, asked=c, among=COLOURS)
 
     def height(r: Random) -> Question:
         c, level = r.choice(bars)

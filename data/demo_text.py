@@ -8,6 +8,7 @@ be put as a sentence, as a word, or (lists) as a numbered list. Text prompts sta
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -72,14 +73,14 @@ def value(kind: str, text: str, answer: str, sentence: str, vocabulary: tuple[st
     return Question(kind, text, {"word": answer, "sentence": sentence}, (claim(vocabulary, [answer]),))
 
 
-def yes_no(kind: str, text: str, holds: bool, yes: str, no: str) -> Question:
-    """A question about presence: polarity says which way the truth goes."""
+def yes_no(kind: str, text: str, holds: bool, yes: str, no: str, *, asked: str, among: Iterable[str]) -> Question:
+    """A question about presence: polarity says which way the truth goes; nothing but `asked` may be named."""
     word = "Yes" if holds else "No"
     return Question(
         kind,
         text,
         {"word": word, "sentence": f"{word}, {yes if holds else no}."},
-        (claim(YES_NO, [word.lower()]),),
+        (claim(YES_NO, [word.lower()]), claim(list(among), [], given=[asked])),
         polarity="positive" if holds else "negative",
     )
 
@@ -125,13 +126,21 @@ def scene_makers(objects: list[tuple[str, str]]) -> dict[str, Any]:
     def exist(r: Random) -> Question:
         holds = r.random() < 0.5
         d = r.choice(digits if holds else [x for x in DIGITS if x not in digits])
-        return yes_no("exist", f"Is there {a(d)}?", holds, f"there is {a(d)}", f"there is no {d}")
+        return yes_no(
+            "exist", f"Is there {a(d)}?", holds, f"there is {a(d)}", f"there is no {d}", asked=d, among=DIGITS
+        )
 
     def colour_exist(r: Random) -> Question:
         holds = r.random() < 0.5
         c = r.choice(colours if holds else [x for x in COLOURS if x not in colours])
         return yes_no(
-            "colour_exist", f"Is there a {c} digit?", holds, f"there is a {c} digit", f"there is no {c} digit"
+            "colour_exist",
+            f"Is there a {c} digit?",
+            holds,
+            f"there is a {c} digit",
+            f"there is no {c} digit",
+            asked=c,
+            among=COLOURS,
         )
 
     def colour(r: Random) -> Question:

@@ -21,7 +21,8 @@ With --no-training the rows of the base are left out (a second instead of twenty
 
 A claim is a slot of the answer. Words of `vocabulary` found in a completion (case ignored, whole words, list numbers
 like "2." left out) are what it claims; `given` words stand in the question and count neither way. All of `truth`
-must be claimed, in that order where `ordered`; any other vocabulary word is a false claim. "any": no form was asked.
+must be claimed (none where it is empty: such a slot only forbids), in that order where `ordered`; any other vocabulary
+word is a false claim. "any": no form was asked.
 
 **Bench row**: `prompt` is the first turn; `questions` hold one entry per turn (two for text_instructions; the model's
 own first answer stays in context). `accepted` maps each form to the one true answer in that form, `form` is the

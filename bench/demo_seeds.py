@@ -39,7 +39,8 @@ COLUMNS = (
 
 
 def align(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "align", *arguments], check=True, cwd=ROOT)
+    # One thread: the weights, and so the tables, are then the same on a machine with any number of cores.
+    subprocess.run([sys.executable, "-m", "align", *arguments, "threads=1"], check=True, cwd=ROOT)
 
 
 def run_seed(seed: int) -> Path:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 from align.context import Context
+from align.digest import model_digest
 from align.train.rows import Conversation, Patches
 from annotate.errors import UserError
 from annotate.jsonl import read_records
@@ -62,7 +64,7 @@ class BuiltWork:
 def _rows(path: str, kind: type[R]) -> list[R]:
     rows = list(read_records(Path(path), kind))
     if not rows:
-        raise UserError(f"{path}: no rows; `make demo-data` writes the demo's")
+        raise UserError(f"{path}: no rows; `make demo-base-data` writes the demo's")
     return rows
 
 
@@ -93,37 +95,25 @@ def language(context: Context) -> BuiltWork:
 
 def connect(context: Context) -> BuiltWork:
     """Tower and projector joined to the language model."""
-    settings = context.recipe.connect
-    assert settings is not None
-    rows = _rows(settings.rows, Patches)
-    source = context.path("language", "model")
-
-    def train(rows: Sequence[Any], workspace: Path, out: Path, progress: Any) -> list[dict[str, Any]]:
-        from align.train.connect import train_connect
-
-        root = Path(settings.image_root)
-        return train_connect(rows, source, root, settings, context.recipe.seed, workspace, out, progress)
-
-    return BuiltWork(rows=rows, identity=_identity(context, settings, rows, model=_digest(source)), train=train)
+    return _on_images(context, Patches, source="language", train="align.train.connect:train_connect")
 
 
 def tune(context: Context) -> BuiltWork:
     """Visual instruction tuning of projector and language model."""
-    settings = context.recipe.tune
-    assert settings is not None
-    rows = _rows(settings.rows, Conversation)
-    source = context.path("connect", "model")
-
-    def train(rows: Sequence[Any], workspace: Path, out: Path, progress: Any) -> list[dict[str, Any]]:
-        from align.train.tune import train_tune
-
-        root = Path(settings.image_root)
-        return train_tune(rows, source, root, settings, context.recipe.seed, workspace, out, progress)
-
-    return BuiltWork(rows=rows, identity=_identity(context, settings, rows, model=_digest(source)), train=train)
+    return _on_images(context, Conversation, source="connect", train="align.train.tune:train_tune")
 
 
-def _digest(model: Path) -> str:
-    from align.digest import model_digest
+def _on_images(context: Context, kind: type[Record], *, source: str, train: str) -> BuiltWork:
+    """What goes on from the model of the stage `source`; `train` is `module:function`, imported when it runs."""
+    settings = context.recipe.block(context.stage)
+    rows, model = _rows(settings.rows, kind), context.path(source, "model")
+    module, _, function = train.partition(":")
 
-    return model_digest(model)
+    def run(rows: Sequence[Any], workspace: Path, out: Path, progress: Any) -> list[dict[str, Any]]:
+        called = getattr(import_module(module), function)
+        log: list[dict[str, Any]] = called(
+            rows, model, Path(settings.image_root), settings, context.recipe.seed, workspace, out, progress
+        )
+        return log
+
+    return BuiltWork(rows=rows, identity=_identity(context, settings, rows, model=model_digest(model)), train=run)

@@ -54,12 +54,15 @@ def run_seed(seed: int) -> Path:
 def run_image_prompts_only(seed: int) -> Path:
     """The ablation: the paper's prompts all have an image; the demo's default mixes in text instructions."""
     base, source = f"runs/demo-base-seed{seed}", ROOT / "data/demo/prompts.jsonl"
-    kept = [line for line in source.read_text(encoding="utf-8").splitlines(keepends=True) if '"images": [{' in line]
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if any(turn["images"] for turn in json.loads(line)["turns"])]
     only = ROOT / "runs/image_prompts.jsonl"
     only.write_text("".join(kept), encoding="utf-8")
     name = f"demo-seed{seed}-image-prompts"
     models = (f"model={base}/tune/model", f"backbone={base}/language/model")
-    align("run", "recipes/demo.yaml", f"name={name}", f"seed={seed}", f"prompts.file={only.relative_to(ROOT)}", *models)
+    prompts = f"prompts.file={only.relative_to(ROOT)}"
+    without = [f"{stage}=null" for stage in ("teach", "steerlm", "rejection", "sft")]
+    align("run", "recipes/demo.yaml", f"name={name}", f"seed={seed}", prompts, *models, *without)
     return ROOT / "runs" / name
 
 

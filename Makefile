@@ -8,7 +8,7 @@ SET    ?=
 PIP_ARGS ?=
 
 BIN    := $(VENV)/bin
-ALIGN  := HF_HUB_OFFLINE=$(HF_HUB_OFFLINE) $(BIN)/align
+ALIGN  := $(BIN)/align
 STAGES := language connect tune sample annotate teach pairs dpo steerlm rejection sft evaluate report
 
 export HF_HUB_OFFLINE ?= 0

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # What each photograph shows, and things it does not show: positive and negative questions, as in LRV-Instruct.
 PHOTOS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -39,6 +40,11 @@ PHOTOS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 FORMS = {"sentence": "Answer in one sentence.", "word": "Answer with one word."}
 
 
+def fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
+
 def image_file(name: str) -> Path:
     """Where the installed libraries keep the photograph `name`."""
     from importlib.util import find_spec
@@ -46,12 +52,12 @@ def image_file(name: str) -> Path:
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise SystemExit(f"this script needs {package}: pip install scikit-image scikit-learn")
+            fail(f"this script needs {package}: make setup, then .venv/bin/python {sys.argv[0]}")
         for suffix in (".png", ".jpg"):
             path = Path(spec.submodule_search_locations[0]) / folder / (name + suffix)
             if path.exists():
                 return path
-    raise SystemExit(f"{name}: not in this version of scikit-image and scikit-learn")
+    return fail(f"{name}: not in this version of scikit-image and scikit-learn")
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
@@ -75,15 +81,16 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    from PIL import Image
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/photos"), help="folder to write (default data/photos)")
     arguments = parser.parse_args()
+    files = {name: image_file(name) for name in PHOTOS}
+    from PIL import Image
+
     images = arguments.out / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for name in PHOTOS:
-        with Image.open(image_file(name)) as photo:
+    for name, file in files.items():
+        with Image.open(file) as photo:
             photo.convert("RGB").save(images / f"{name}.jpg", quality=92)
     questions = [row for name in PHOTOS for row in rows(name)]
     (arguments.out / "llava.json").write_text(json.dumps(questions, indent=1), encoding="utf-8")

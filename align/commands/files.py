@@ -49,7 +49,10 @@ def validate(options: argparse.Namespace, console: Console) -> int:
     else:
         from align.prompts import load_prompts
 
-        found = load_prompts(Prompts(file=str(path), image_root=options.image_root))
+        try:
+            found = load_prompts(Prompts(file=str(path), image_root=options.image_root))
+        except UserError as error:  # here the root is an option of the command, not of a recipe
+            raise UserError(*(text.replace("prompts.image_root", "--image-root") for text in error.faults)) from None
         text = f"{path}: {len(found.prompts)} prompts, {found.duplicates} duplicates"
         console.result(text, kind="prompts", records=len(found.prompts), duplicates=found.duplicates)
     return 0

@@ -7,7 +7,6 @@ every larger one (the data-scaling curve of Multi-Modal Preference Alignment, Fi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,9 @@ def usable(annotated: Annotated, score: Sequence[str], *, at_least: int = 1) -> 
 def _score(scores: dict[str, float], attributes: Sequence[str], prompt_id: str) -> float:
     missing = [name for name in attributes if name not in scores]
     if missing:
-        near = difflib.get_close_matches(missing[0], scores, n=1)
+        from difflib import get_close_matches  # only to word an error
+
+        near = get_close_matches(missing[0], scores, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(
             f"pairs.score: prompt {prompt_id} is not rated for {missing[0]!r} but for {', '.join(sorted(scores))}{hint}"

@@ -94,14 +94,20 @@ def finish(recipe: Recipe, name: str, files: dict[str, Any], *, units: int = 1) 
 
 def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     """`align ...` as a process of its own, from the folder of the runs."""
+    prepare = options.pop("preexec_fn", lambda: None)
+
+    def before() -> None:
+        # A test run started in the background of a script inherits Ctrl-C as ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        prepare()
+
     return subprocess.Popen(
         [sys.executable, "-m", "align", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(options.pop("path", "")),
-        # A test run started in the background of a script inherits Ctrl-C as ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=before,
         **options,
     )
 

@@ -372,15 +372,17 @@ def test_a_fuller_file_of_replies_is_read_anew(tmp_path: Path) -> None:
 
 BASE = """\
 name: base
-language: {steps: 5}
-connect: {}
-tune: {}
+language: {steps: 5, rows: ROWS}
+connect: {rows: ROWS}
+tune: {rows: ROWS}
 """
 
 
 def base_and_user(folder: Path) -> tuple[Path, Recipe]:
     """A recipe that trains a model, and one that takes it from there."""
-    (folder / "base.yaml").write_text(BASE.replace("name: base\n", f"name: base\nruns: {folder / 'runs'}\n"))
+    (folder / "rows.jsonl").write_text("")
+    text = BASE.replace("ROWS", str(folder / "rows.jsonl"))
+    (folder / "base.yaml").write_text(text.replace("name: base\n", f"name: base\nruns: {folder / 'runs'}\n"))
     small_run.teach_recipe(folder)
     user = load_recipe(folder / "small.yaml", [f"model={folder / 'base.yaml'}", f"backbone={folder / 'base.yaml'}"])
     return folder / "base.yaml", user

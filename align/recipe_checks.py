@@ -95,7 +95,7 @@ def _pairs(recipe: Recipe, faults: Faults) -> None:
     if recipe.pairs is None:
         return
     if recipe.annotate and recipe.annotate.mode == "pairwise":
-        faults.add("annotate.mode", "pairwise annotations only compare, and `pairs` needs scores: listwise or pointwise")
+        faults.add("annotate.mode", "pairwise annotations only compare; `pairs` needs scores: listwise or pointwise")
     _distinct("pairs.score", recipe.pairs.score, faults)
     if "{attributes}" not in recipe.pairs.steerlm_template:
         faults.add("pairs.steerlm_template", "must hold {attributes}, which becomes Helpfulness:4,...")

@@ -169,7 +169,7 @@ def test_traps_and_mistakes(tmp_path: Path, line: str, fault: str) -> None:
         (b"sample: {}\n", "x.yaml  prompts: this recipe needs prompts; add `prompts: {file: ..., image_root: ...}`"),
         (
             b"annotate: {mode: pairwise}\npairs: {}\n",
-            "x.yaml:1  annotate.mode: pairwise annotations only compare, and `pairs` needs scores: listwise",
+            "x.yaml:1  annotate.mode: pairwise annotations only compare; `pairs` needs scores: listwise or pointwise",
         ),
         (
             b"sample: {}\n",

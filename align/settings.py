@@ -105,6 +105,15 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checks:
+    """Extra questions, paid like any other, that tell how far the annotator's scores can be trusted."""
+
+    duplicate: int = option(0, "prompts where one completion is shown twice: do both get the same scores?", low=0)
+    wrong_image: int = option(0, "prompts rated again with another prompt's image: does correctness fall?", low=0)
+    blind: int = option(0, "prompts rated again without their image: do the scores change at all?", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Annotate:
     """Scores for each completion from an annotator."""
 
@@ -113,12 +122,26 @@ class Annotate:
     rubric: str = option("helpsteer", "a shipped rubric's name, or the path of a rubric file")
     mode: Literal["listwise", "pointwise", "pairwise"] = option("listwise", "what one call is shown")
     passes: int = option(1, "calls per prompt, each with its own order of completions", low=1)
+    checks: Checks = option(Checks, "planted questions whose right answer is known")  # noqa: RUF009
     max_output_tokens: int = option(2048, "limit of one reply", low=1)
     temperature: float = option(0.0, "of the annotator", low=0)
     options: Mapping[str, Any] = option(dict, "passed to the backend, e.g. {file: replies.jsonl} for replay")
-    requests_per_minute: float | None = option(None, "pace", operational=True, above=0)
-    workers: int = option(8, "requests in flight at most", operational=True, low=1)
+    requests_per_minute: float | None = option(
+        None, "pace, per key and model; where nothing is said it is learnt", operational=True, above=0
+    )
+    tokens_per_minute: float | None = option(None, "input tokens, per key and model", operational=True, above=0)
+    requests_per_day: int | None = option(None, "per key and model", operational=True, low=1)
+    wait_quota: bool = option(False, "wait for the daily quota to begin anew instead of stopping", operational=True)
+    lanes: tuple[Mapping[str, Any], ...] = option(
+        (),
+        "several keys or endpoints at once, each with options and limits of its own: [{key_env: KEY_2}, ...]",
+        operational=True,
+    )
+    workers: int | None = option(
+        None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
+    )
     budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
+    prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +153,22 @@ class Teach:
     max_output_tokens: int = option(1024, "limit of one answer", low=1)
     temperature: float = option(0.0, "of the annotator", low=0)
     options: Mapping[str, Any] = option(dict, "passed to the backend")
-    requests_per_minute: float | None = option(None, "pace", operational=True, above=0)
-    workers: int = option(8, "requests in flight at most", operational=True, low=1)
+    requests_per_minute: float | None = option(
+        None, "pace, per key and model; where nothing is said it is learnt", operational=True, above=0
+    )
+    tokens_per_minute: float | None = option(None, "input tokens, per key and model", operational=True, above=0)
+    requests_per_day: int | None = option(None, "per key and model", operational=True, low=1)
+    wait_quota: bool = option(False, "wait for the daily quota to begin anew instead of stopping", operational=True)
+    lanes: tuple[Mapping[str, Any], ...] = option(
+        (),
+        "several keys or endpoints at once, each with options and limits of its own: [{key_env: KEY_2}, ...]",
+        operational=True,
+    )
+    workers: int | None = option(
+        None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
+    )
     budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
+    prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
 
 @dataclass(frozen=True, kw_only=True)

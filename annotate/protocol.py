@@ -6,6 +6,9 @@ entry point in the group `mmalign.annotators`:
 
     [project.entry-points."mmalign.annotators"]
     mine = "my_package:MyAnnotator"
+
+Three things a backend may have besides, each for itself: `traits` (see `Traits`), the methods of `Managed` (a key to
+look for, a connection or a folder to open), and a price of its own (`Priced`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from annotate.records import Completion, Prompt, Reason
@@ -78,12 +82,16 @@ class Reply:
     """`input_tokens`, `output_tokens`, `thought_tokens`, where the service tells."""
     model_version: str = ""
     """The model id as the service returned it."""
+    response_id: str = ""
+    finish: str = ""
+    """Why the text ended, in the service's own word: `STOP`, `length`."""
     retry_after: float | None = None
-    """Seconds, where the service says so."""
+    """Seconds, where the service says so; of a `quota_day` reply only where the service names the reset itself."""
     detail: str = ""
     """For humans; never contains a key."""
     reason: Reason = Reason.BLOCKED
-    """What the Failure of a `row_fatal` reply is to say, where the backend knows it better."""
+    """What the Failure of a `row_fatal` reply is to say. After `cut_off` the question is put once more with twice the
+    room; such a reply carries its text and usage like any other that was paid for."""
 
 
 @runtime_checkable
@@ -99,8 +107,49 @@ class Annotator(Protocol):
     async def reply(self, request: Request) -> Reply: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What the runner may know of a backend, as its attribute `traits`; one that has none is taken to be like this."""
+
+    deterministic: bool = False
+    """The same request gives the same reply: asking again after an unreadable one is no use."""
+    decides: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the backend that decide its reply (thinking, safety settings); part of every request's key."""
+    in_flight: int | None = None
+    """Requests it can make use of at once; None: as many as the pace and the latency call for."""
+    batch: bool = False
+    """Takes all requests at once and answers within hours, at the batch price: no pace is kept towards it."""
+    quota_zone: str = "UTC"
+    """Time zone at whose midnight a daily quota begins anew."""
+    image_tokens: int = 258
+    """About how many input tokens an image is, for estimates."""
+
+
+def traits_of(annotator: Annotator) -> Traits:
+    traits: Traits = getattr(annotator, "traits", Traits())
+    return traits
+
+
+@runtime_checkable
+class Managed(Protocol):
+    """What a backend has that needs a key, a connection or a place to keep something in."""
+
+    def check(self) -> None:
+        """Raise `UserError` where it cannot work (no key). Called before any work; talks to nobody."""
+        ...
+
+    async def open(self, workspace: Path) -> None:
+        """Called once, in the event loop of the run. `workspace` is a folder of its own that survives a kill."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 @runtime_checkable
 class Priced(Protocol):
-    """What a paid backend may have besides: the price of one reply in dollars, None where it is not known."""
+    """What a paid backend may have besides: the price of one reply in dollars, None where it is not known.
+
+    Without it, the price is looked up by model in the price table (`annotate/prices.py`).
+    """
 
     def cost_usd(self, usage: Mapping[str, int]) -> float | None: ...

@@ -46,7 +46,7 @@ class World:
         return self.folder / "runs" / "bench"
 
     def write_recipe(self, *, backend: str, options: Mapping[str, Any], **annotate: Any) -> None:
-        """The recipe, and its stage `sample` as a finished one. `annotate`: further keys of the block, None left out."""
+        """The recipe, and its stage `sample` as finished. `annotate`: further keys of the block, None left out."""
         told = {"backend": backend, "model": "judge", "options": dict(options)}
         told |= {key: value for key, value in annotate.items() if value is not None}
         self.recipe.write_text(
@@ -77,7 +77,8 @@ def make_world(folder: Path, n: int, *, image_bytes: int = 0) -> World:
         prompt = Prompt.of((Turn(role="user", text=text, images=(image,)),), source="bench", source_id=str(i))
         prompts.append(prompt)
         completions += [
-            Completion.of(prompt_id=prompt.id, model="vlm", index=k, text=_completion(i, k)) for k in range(N_COMPLETIONS)
+            Completion.of(prompt_id=prompt.id, model="vlm", index=k, text=_completion(i, k))
+            for k in range(N_COMPLETIONS)
         ]
     write_records(folder / "prompts.jsonl", prompts)
     return World(folder=folder, prompts=tuple(prompts), completions=tuple(completions))

@@ -117,6 +117,8 @@ class Traits:
     """Options of the backend that decide its reply (thinking, safety settings); part of every request's key."""
     in_flight: int | None = None
     """Requests it can make use of at once; None: as many as the pace and the latency call for."""
+    paced: bool = True
+    """It is a shared service, asked at a declared or learnt pace; False: it works here, asked as fast as it answers."""
     batch: bool = False
     """Takes all requests at once and answers within hours, at the batch price: no pace is kept towards it."""
     quota_zone: str = "UTC"

@@ -16,31 +16,39 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
-from annotate.asking import Limits, ReadImage, ask_all, tokens_of
-from annotate.backends.registry import make_annotator
+from annotate.asking import ReadImage
+from annotate.checks import Check, CheckSettings, plan_checks
 from annotate.errors import UserError
 from annotate.limits import Patience
 from annotate.prompting import Mode, ParsedReply, ReplyError, parse_reply, render_request
-from annotate.protocol import Annotator, Priced, Request
-from annotate.records import Annotated, Annotation, Completion, Failure, Prompt, Rating, Reason, Rubric, content_id
+from annotate.protocol import Annotator, Request
+from annotate.records import (
+    Annotated,
+    Annotation,
+    Completion,
+    Failure,
+    Prompt,
+    Rating,
+    Reason,
+    Rubric,
+    content_id,
+    sha256_of,
+)
 from annotate.rubric import load_rubric
-from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
+from annotate.stage import Compiled, Estimate, Line, Unit
+from annotate.work import AskingWork, WorkSettings
 
 STAGE = "annotate"
 
 
-class AnnotateSettings(Limits, Protocol):
+class AnnotateSettings(WorkSettings, Protocol):
     """What the recipe's `annotate` block says; `align.settings.Annotate` is one."""
 
-    @property
-    def backend(self) -> str: ...
-    @property
-    def model(self) -> str: ...
     @property
     def rubric(self) -> str: ...
     @property
@@ -48,7 +56,7 @@ class AnnotateSettings(Limits, Protocol):
     @property
     def passes(self) -> int: ...
     @property
-    def options(self) -> Mapping[str, Any]: ...
+    def checks(self) -> CheckSettings: ...
 
 
 def shown_order(n: int, *, position: int, pass_index: int, seed: int, salt: str = "") -> tuple[int, ...]:
@@ -68,15 +76,19 @@ class _RatingCall:
     """One request: these completions of the prompt, shown in this order."""
 
     prompt: Prompt
+    """As it is sent; a check sends another than the one it is of."""
     shown: tuple[Completion, ...]
     pass_index: int
     settings: AnnotateSettings
     model: str
+    decides: Mapping[str, Any]
     rubric: Rubric
     guide: str
+    check: Check | None = None
 
-    def request(self, images: Sequence[bytes], attempt: int) -> Request:
+    def request(self, images: Sequence[bytes], attempt: int, room: int = 1) -> Request:
         settings = self.settings
+        decoding = {"temperature": settings.temperature, "max_output_tokens": settings.max_output_tokens * room}
         return render_request(
             self.prompt,
             self.shown,
@@ -85,24 +97,47 @@ class _RatingCall:
             mode=settings.mode,
             backend=settings.backend,
             model=self.model,
-            decoding={"temperature": settings.temperature, "max_output_tokens": settings.max_output_tokens},
+            decoding={**decoding, **self.decides},
             images=images,
             pass_index=self.pass_index,
             attempt=attempt,
         )
 
+    def key(self, seed: int) -> str:
+        """Everything that is sent but the order: a prompt file that was sorted anew does not buy anything anew.
+
+        Which order it was is in the line; `seed` decides it.
+        """
+        in_order = replace(self, shown=tuple(sorted(self.shown, key=lambda c: c.index)))
+        kind = self.check.kind if self.check else ""
+        return sha256_of([in_order.request((), 0).sha256, seed, kind])
+
+    def note(self) -> Mapping[str, Any]:
+        return {"shown": [c.id for c in self.shown]}
+
+    def as_asked(self, line: Line) -> _RatingCall:
+        """This call with the order in which the completions were shown when it was asked."""
+        by_id = {c.id: c for c in self.shown}
+        return replace(self, shown=tuple(by_id[completion_id] for completion_id in line["shown"]))
+
     def parse(self, text: str) -> ParsedReply:
         return parse_reply(text, len(self.shown), self.rubric, pairwise=self.settings.mode == "pairwise")
 
-    def readable(self, text: str) -> bool:
-        try:
+    def readable(self, text: str, cut_off: bool = False) -> bool:
+        try:  # what is cut off after its last rating is complete
             self.parse(text)
         except ReplyError:
             return False
         return True
 
+    def failure(self, reason: Reason, detail: str) -> Failure:
+        shown = ", ".join(str(c.index) for c in self.shown)
+        what = f"check {self.check.kind}" if self.check else f"pass {self.pass_index}"
+        prompt = self.check.of if self.check else self.prompt
+        return Failure(stage=STAGE, record_id=prompt.id, reason=reason, detail=f"{what}, completions {shown}: {detail}")
 
-class AnnotateWork:
+
+class AnnotateWork(AskingWork):
     """Work of the stage `annotate` (see `annotate.stage`)."""
 
     def __init__(
@@ -120,17 +155,15 @@ class AnnotateWork:
 
         Raises `UserError` where the completions are not of these prompts, or the settings name no annotator or rubric.
         """
+        super().__init__(settings, read_image, annotator, patience)
         self.prompts = prompts
         self.settings = settings
         self.seed = seed
-        self.read_image = read_image
-        self.patience = patience or Patience()
         self.rubric, self.guide = load_rubric(settings.rubric)
-        self.annotator = annotator or make_annotator(settings.backend, settings.model, settings.options)
         self.completions = _by_prompt(prompts, completions)
         self.not_asked = {p.id: f for p in prompts if (f := _not_askable(p, self.completions[p.id]))}
         calls = [call for i, prompt in enumerate(prompts) for call in self._calls(i, prompt)]
-        self.units = [Unit(key=call.request((), 0).sha256, payload=call) for call in calls]
+        self.units = [Unit(key=call.key(seed), payload=call) for call in [*calls, *self._checks()]]
 
     def _calls(self, position: int, prompt: Prompt) -> Iterator[_RatingCall]:
         """The requests of one prompt: one per pass, and within it one per completion or per pair where so asked."""
@@ -146,45 +179,56 @@ class AnnotateWork:
             for group in groups:
                 salt = "" if len(group) == len(all_of_it) else "-".join(str(c.index) for c in group)
                 order = shown_order(len(group), position=position, pass_index=pass_index, seed=self.seed, salt=salt)
-                yield _RatingCall(
-                    prompt=prompt,
-                    shown=tuple(group[i] for i in order),
-                    pass_index=pass_index,
-                    settings=self.settings,
-                    model=self.annotator.model,
-                    rubric=self.rubric,
-                    guide=self.guide,
-                )
+                yield self._call(prompt, tuple(group[i] for i in order), pass_index)
 
-    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
-        ask_all(
-            self.annotator,
-            {unit.key: unit.payload for unit in pending},
-            limits=self.settings,
-            read_image=self.read_image,
-            done=done,
-            workspace=workspace,
-            progress=progress,
-            patience=self.patience,
+    def _checks(self) -> Iterator[_RatingCall]:
+        askable = [p for p in self.prompts if p.id not in self.not_asked]
+        settings = self.settings
+        for check in plan_checks(askable, self.completions, settings.checks, mode=settings.mode, seed=self.seed):
+            yield self._call(check.prompt, check.shown, 0, check)
+
+    def _call(
+        self, prompt: Prompt, shown: tuple[Completion, ...], pass_index: int, check: Check | None = None
+    ) -> _RatingCall:
+        return _RatingCall(
+            prompt=prompt,
+            shown=shown,
+            pass_index=pass_index,
+            settings=self.settings,
+            model=self.annotator.model,
+            decides=self.lanes[0].traits.decides,
+            rubric=self.rubric,
+            guide=self.guide,
+            check=check,
         )
 
+    # ------------------------------------------------------------------------------------------------------- reading
+
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
-        """annotated.jsonl, failures.jsonl, and replies.jsonl: the raw texts, which `replay` can read."""
+        """annotated.jsonl, failures.jsonl, and replies.jsonl: the raw texts, which `replay` can read.
+
+        checks.jsonl besides, where checks were asked.
+        """
         annotations: dict[str, list[Annotation]] = {}
         failures: list[Failure] = list(self.not_asked.values())
         replies: list[dict[str, Any]] = []
+        checks: list[dict[str, Any]] = []
         funnel = Counter(prompts=len(self.prompts), sampled=len(self.prompts) - len(self.not_asked))
         funnel.update(asked=len(self.units), replied=0, parsed=0)
         for unit in self.units:
             line = lines[unit.key]
-            replies += _recording(unit.payload, line)
-            made = self._annotation(unit.payload, line)
+            call: _RatingCall = unit.payload.as_asked(line)
+            replies += _recording(call, line)
+            made = self._annotation(call, line)
             funnel["replied"] += bool(line["replies"])
             if isinstance(made, Failure):
                 failures.append(made)
+                continue
+            funnel["parsed"] += 1
+            if call.check:
+                checks.append(_checked(call.check, made))
             else:
-                funnel["parsed"] += 1
-                annotations.setdefault(made.prompt_id, []).append(made)
+                annotations.setdefault(made.annotation.prompt_id, []).append(made.annotation)
         annotated = [
             Annotated(prompt=p, completions=self.completions[p.id], annotations=tuple(annotations[p.id]))
             for p in self.prompts
@@ -193,8 +237,9 @@ class AnnotateWork:
         funnel["annotated"] = len(annotated)
         place = {p.id: i for i, p in enumerate(self.prompts)}
         failures.sort(key=lambda f: place[f.record_id])
+        files: dict[str, Any] = {"annotated.jsonl": annotated, "failures.jsonl": failures, "replies.jsonl": replies}
         return Compiled(
-            files={"annotated.jsonl": annotated, "failures.jsonl": failures, "replies.jsonl": replies},
+            files=files | ({"checks.jsonl": checks} if any(u.payload.check for u in self.units) else {}),
             units=len(self.units) + len(self.not_asked),
             outputs=funnel["parsed"],
             failures=len(failures),
@@ -202,7 +247,7 @@ class AnnotateWork:
             cost_usd=sum(line["cost_usd"] or 0.0 for line in lines.values()),
         )
 
-    def _annotation(self, call: _RatingCall, line: Line) -> Annotation | Failure:
+    def _annotation(self, call: _RatingCall, line: Line) -> _Read | Failure:
         """What one line says: the first of its replies that can be read, or why there is none."""
         unread = ""
         for reply in line["replies"]:
@@ -211,56 +256,56 @@ class AnnotateWork:
             except ReplyError as error:
                 unread = str(error)
                 continue
-            ratings = tuple(
-                Rating(completion_id=c.id, scores=r.scores, rationale=r.rationale)
-                for c, r in zip(call.shown, parsed.ratings, strict=bool(parsed.ratings))
-            )
-            return Annotation(
-                id=content_id([reply["request_sha256"], reply["text"]]),
-                prompt_id=call.prompt.id,
-                mode=self.settings.mode,
-                pass_index=call.pass_index,
-                shown_order=tuple(c.id for c in call.shown),
-                ratings=ratings,
-                preference=parsed.preference,
-                reasoning=parsed.reasoning,
-                backend=self.settings.backend,
-                model=self.annotator.model,
-                model_version=reply["model_version"],
-                rubric=self.rubric.name,
-                rubric_sha256=self.rubric.sha256,
-                request_sha256=reply["request_sha256"],
-                usage=dict(reply["usage"]),
-                cost_usd=line["cost_usd"],
-            )
+            return _Read(parsed, self._record(call, reply, parsed, line["cost_usd"]))
         if line["reason"] is not None:
-            return _failure(call, Reason(line["reason"]), line["detail"])
-        return _failure(call, Reason.UNPARSABLE, unread)
+            return call.failure(Reason(line["reason"]), line["detail"])
+        return call.failure(Reason.UNPARSABLE, unread)
 
-    def estimate(self, pending: Sequence[Unit]) -> Estimate:
+    def _record(
+        self, call: _RatingCall, reply: Mapping[str, Any], parsed: ParsedReply, cost_usd: float | None
+    ) -> Annotation:
+        by_id = {
+            c.id: Rating(completion_id=c.id, scores=r.scores, rationale=r.rationale)
+            for c, r in zip(call.shown, parsed.ratings, strict=bool(parsed.ratings))
+        }
+        return Annotation(
+            id=content_id([reply["request_sha256"], reply["text"]]),
+            prompt_id=call.prompt.id,
+            mode=self.settings.mode,
+            pass_index=call.pass_index,
+            shown_order=tuple(dict.fromkeys(c.id for c in call.shown)),
+            ratings=tuple(by_id.values()),
+            preference=parsed.preference,
+            reasoning=parsed.reasoning,
+            backend=self.settings.backend,
+            model=self.annotator.model,
+            model_version=reply["model_version"],
+            rubric=self.rubric.name,
+            rubric_sha256=self.rubric.sha256,
+            request_sha256=reply["request_sha256"],
+            usage=dict(reply["usage"]),
+            cost_usd=cost_usd,
+        )
+
+    def estimate(self, pending: Sequence[Unit], lines: Mapping[str, Line] | None = None) -> Estimate:
+        """What is still to be spent; `lines` of earlier replies make the guess a better one."""
         calls: list[_RatingCall] = [unit.payload for unit in pending]
-        requests = [call.request((), 0) for call in calls]
-        output = sum(min(self.settings.max_output_tokens, 200 + 150 * len(call.shown)) for call in calls)
-        return estimate(self.annotator, self.settings, requests, output, cached=len(self.units) - len(pending))
+        guess = sum(min(self.settings.max_output_tokens, 200 + 150 * len(call.shown)) for call in calls)
+        return self.estimate_of(pending, guess, lines or {})
 
 
-def estimate(annotator: Annotator, limits: Limits, requests: Sequence[Request], output: int, cached: int) -> Estimate:
-    """What these requests would take; `output` is the guessed length of all their replies, in tokens."""
-    input_tokens = sum(tokens_of(r) for r in requests)
-    usd: float | None = 0.0
-    if annotator.paid:
-        usage = {"input_tokens": input_tokens, "output_tokens": output}
-        usd = annotator.cost_usd(usage) if isinstance(annotator, Priced) else None
-    pace = limits.requests_per_minute
-    return Estimate(
-        calls=len(requests),
-        cached=cached,
-        input_tokens=input_tokens,
-        output_tokens=output,
-        usd=usd,
-        minutes=len(requests) / pace if pace else 0.0,
-        paid=annotator.paid,
-    )
+@dataclass(frozen=True)
+class _Read:
+    """A reply that was understood, and the record made of it."""
+
+    parsed: ParsedReply
+    annotation: Annotation
+
+
+def _checked(check: Check, read: _Read) -> dict[str, Any]:
+    """A line of checks.jsonl."""
+    scores = [rated.scores for rated in read.parsed.ratings]
+    return {"kind": check.kind, "prompt_id": check.of.id, "shown": [c.id for c in check.shown], "scores": scores}
 
 
 def _by_prompt(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> dict[str, tuple[Completion, ...]]:
@@ -290,12 +335,6 @@ def _not_askable(prompt: Prompt, completions: Sequence[Completion]) -> Failure |
         detail = f"completion {', '.join(map(str, empty))} has no text"
         return Failure(stage=STAGE, record_id=prompt.id, reason=Reason.COMPLETION_EMPTY, detail=detail)
     return None
-
-
-def _failure(call: _RatingCall, reason: Reason, detail: str) -> Failure:
-    shown = ", ".join(str(c.index) for c in call.shown)
-    where = f"pass {call.pass_index}, completions {shown}"
-    return Failure(stage=STAGE, record_id=call.prompt.id, reason=reason, detail=f"{where}: {detail}")
 
 
 def _recording(call: _RatingCall, line: Line) -> Iterator[dict[str, Any]]:

@@ -14,29 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from annotate.asking import Limits, ReadImage, ask_all
-from annotate.backends.registry import make_annotator
+from annotate.asking import ReadImage
 from annotate.limits import Patience
 from annotate.prompting import render_question
 from annotate.protocol import Annotator, Request
 from annotate.records import Completion, Failure, Prompt, Reason
-from annotate.run import estimate
-from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
+from annotate.stage import Compiled, Estimate, Line, Unit
+from annotate.work import AskingWork, WorkSettings
 
 STAGE = "teach"
-
-
-class TeachSettings(Limits, Protocol):
-    """What the recipe's `teach` block says; `align.settings.Teach` is one."""
-
-    @property
-    def backend(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,60 +36,50 @@ class _Question:
     model: str
     decoding: Mapping[str, Any]
 
-    def request(self, images: Sequence[bytes], attempt: int) -> Request:
+    def request(self, images: Sequence[bytes], attempt: int, room: int = 1) -> Request:
         return render_question(
             self.prompt,
             backend=self.backend,
             model=self.model,
-            decoding=self.decoding,
+            decoding={**self.decoding, "max_output_tokens": self.decoding["max_output_tokens"] * room},
             images=images,
             attempt=attempt,
         )
 
-    def readable(self, text: str) -> bool:
-        return bool(text.strip())
+    def note(self) -> Mapping[str, Any]:
+        return {}
+
+    def readable(self, text: str, cut_off: bool = False) -> bool:
+        return bool(text.strip()) and not cut_off
 
 
-class TeachWork:
+class TeachWork(AskingWork):
     """Work of the stage `teach` (see `annotate.stage`)."""
 
     def __init__(
         self,
         *,
         prompts: Sequence[Prompt],
-        settings: TeachSettings,
+        settings: WorkSettings,
         seed: int,
         read_image: ReadImage,
         annotator: Annotator | None = None,
         patience: Patience | None = None,
     ) -> None:
         """Plan one question per prompt; `seed` is sent to the annotator where its decoding is random."""
+        super().__init__(settings, read_image, annotator, patience)
         self.settings = settings
-        self.read_image = read_image
-        self.patience = patience or Patience()
-        self.annotator = annotator or make_annotator(settings.backend, settings.model, settings.options)
         self.decoding: dict[str, Any] = {
             "temperature": settings.temperature,
             "max_output_tokens": settings.max_output_tokens,
             **({"seed": seed} if settings.temperature > 0 else {}),
+            **self.lanes[0].traits.decides,
         }
         questions = [
             _Question(prompt=p, backend=settings.backend, model=self.annotator.model, decoding=self.decoding)
             for p in prompts
         ]
         self.units = [Unit(key=q.request((), 0).sha256, payload=q) for q in questions]
-
-    def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
-        ask_all(
-            self.annotator,
-            {unit.key: unit.payload for unit in pending},
-            limits=self.settings,
-            read_image=self.read_image,
-            done=done,
-            workspace=workspace,
-            progress=progress,
-            patience=self.patience,
-        )
 
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         """completions.jsonl and failures.jsonl, in prompt order."""
@@ -121,13 +99,12 @@ class TeachWork:
         prompt_id = question.prompt.id
         if line["reason"] is not None:
             return Failure(stage=STAGE, record_id=prompt_id, reason=Reason(line["reason"]), detail=line["detail"])
-        text = line["replies"][-1]["text"]
+        text = line["replies"][-1]["text"] if line["replies"] else ""
         if not question.readable(text):
             return Failure(stage=STAGE, record_id=prompt_id, reason=Reason.COMPLETION_EMPTY, detail="empty reply")
         model = question.model
         return Completion.of(prompt_id=prompt_id, model=model, index=0, text=text, decoding=dict(self.decoding))
 
-    def estimate(self, pending: Sequence[Unit]) -> Estimate:
-        requests = [unit.payload.request((), 0) for unit in pending]
-        output = len(requests) * min(self.settings.max_output_tokens, 300)
-        return estimate(self.annotator, self.settings, requests, output, cached=len(self.units) - len(pending))
+    def estimate(self, pending: Sequence[Unit], lines: Mapping[str, Line] | None = None) -> Estimate:
+        guess = len(pending) * min(self.settings.max_output_tokens, 300)
+        return self.estimate_of(pending, guess, lines or {})

@@ -10,7 +10,7 @@ from typing import Any
 from align.settings import Annotate
 from annotate.limits import Patience
 from annotate.prompting import Rated, write_reply
-from annotate.protocol import Annotator, Outcome, Reply, Request
+from annotate.protocol import Annotator, Outcome, Reply, Request, Traits
 from annotate.records import Annotated, Completion, Image, Prompt, Turn
 from annotate.run import AnnotateWork
 from annotate.teach import TeachWork
@@ -55,6 +55,7 @@ class Listed:
 
     paid = False
     model = "listed"
+    traits = Traits(paced=False)
 
     def __init__(self, *replies: Reply | str | Exception) -> None:
         self.replies = list(replies)

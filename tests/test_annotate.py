@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from itertools import permutations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -88,6 +89,12 @@ from annotate.run import AnnotateWork
 from annotate.teach import TeachWork
 
 @dataclass(frozen=True)
+class Checks:
+    duplicate: int = 0
+    wrong_image: int = 0
+    blind: int = 0
+
+@dataclass(frozen=True)
 class Settings:
     backend: str = "rules"
     model: str = ""
@@ -98,8 +105,14 @@ class Settings:
     temperature: float = 0.0
     options: dict = field(default_factory=dict)
     requests_per_minute: float | None = None
-    workers: int = 4
+    tokens_per_minute: float | None = None
+    requests_per_day: int | None = None
+    lanes: tuple = ()
+    workers: int | None = None
+    wait_quota: bool = False
     budget_usd: float | None = None
+    prices: str = ""
+    checks: Checks = Checks()
 
 key = {"form": "any", "claims": [{"vocabulary": ["red", "blue"], "truth": ["red"]}]}
 asked = Prompt.of((Turn(role="user", text="Which colour?"),), reference="It is red.", meta={"answer_key": key})
@@ -180,7 +193,8 @@ def test_scores_stay_with_their_completion_however_it_is_shown(
         read_image=read_image,
         annotator=ByText(),
     )
-    _, compiled = run_work(work, Path("nowhere"))
+    with TemporaryDirectory() as workspace:
+        _, compiled = run_work(work, Path(workspace))
     (record,) = compiled.files["annotated.jsonl"]
     for completion, (h, c) in zip(record.completions, marks, strict=True):
         assert record.scores()[completion.id]["helpfulness"] == h

@@ -24,7 +24,7 @@ from typing import Any
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import read_rows
 from annotate.prompting import Rated, write_reply
-from annotate.protocol import Outcome, Reply, Request
+from annotate.protocol import Outcome, Reply, Request, Traits
 from annotate.records import Annotated, Annotation, Completion, Reason
 
 
@@ -44,6 +44,7 @@ class Replay:
     """Answers from a file; `model` names the file's content, so that other content is another annotator."""
 
     paid = False
+    traits = Traits(deterministic=True, paced=False)
 
     def __init__(self, *, file: str, model: str = "") -> None:
         path = Path(file)

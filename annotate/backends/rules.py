@@ -23,7 +23,7 @@ from typing import Any
 
 from annotate.errors import RecordError
 from annotate.prompting import Preference, Rated, write_reply
-from annotate.protocol import Outcome, Reply, Request
+from annotate.protocol import Outcome, Reply, Request, Traits
 from annotate.records import Reason
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -34,6 +34,7 @@ class Rules:
     """Grades completions by the answer key of their prompt."""
 
     paid = False
+    traits = Traits(deterministic=True, paced=False)
 
     def __init__(self, *, model: str = "") -> None:
         self.model = model or "rules-1"

@@ -196,7 +196,9 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
     if about.run.startswith("align.commands.road"):
         parser.add_argument("--yes", action="store_true", help="spend money where a stage would")
         if verb in ("annotate", "teach"):
-            parser.add_argument("--retry", action="store_true", help="ask again for what failed")
+            parser.add_argument("--retry-failed", action="store_true", help="ask again for what failed")
+            parser.add_argument("--reparse", action="store_true", help="read the kept replies again; asks nothing")
+            parser.add_argument("--wait-quota", action="store_true", help="wait for a new day's quota, do not stop")
     parser.add_argument("--json", action="store_true", help="one JSON event a line")
     parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
     return parser

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from align.account import counts, failed, outputs_of, price
 from align.base import Models
 from align.console import Console
 from align.context import PromptSet
@@ -28,12 +29,12 @@ from align.settings import Prompts
 from align.stages import STAGES, Stage, make_work
 from align.state import State, earlier, present, stage_identity, state_of, states
 from align.workspace import StageFolder, commit, locked
-from annotate.backends.registry import make_annotator
 from annotate.errors import MmalignError, UserError
 from annotate.journal import Journal
 from annotate.jsonl import read_records
+from annotate.lanes import check_backend
 from annotate.records import Manifest, Record, sha256_of
-from annotate.stage import Compiled, Estimate, Line, Unit, Work
+from annotate.stage import Compiled, Line, Unit, Work
 
 R = TypeVar("R", bound=Record)
 _DISK = {
@@ -102,9 +103,13 @@ class Prompted:
 class Runner:
     """One verb on one recipe."""
 
-    def __init__(self, recipe: Recipe, console: Console, *, yes: bool = False, retry: bool = False) -> None:
-        """`yes`: spend without asking. `retry`: ask again for what failed in the stage that is asked for."""
-        self.recipe, self.console, self.yes, self.retry = recipe, console, yes, retry
+    def __init__(
+        self, recipe: Recipe, console: Console, *, yes: bool = False, retry: bool = False, reparse: bool = False
+    ) -> None:
+        """`yes`: spend without asking. Of the stage that is asked for, `retry`: ask again for what failed;
+        `reparse`: read again what was replied, and ask nothing.
+        """
+        self.recipe, self.console, self.yes, self.retry, self.reparse = recipe, console, yes, retry, reparse
         self.models = Models(recipe)
         self.prompts = Prompted(recipe)
         self._model_told = False
@@ -153,9 +158,9 @@ class Runner:
         for stage in ahead:
             block = self.recipe.block(stage.name)
             asked = getattr(block, "judge", None) if stage.name == "evaluate" else block
-            if asked is not None and hasattr(asked, "backend"):
+            if asked is not None and hasattr(asked, "backend") and not self.reparse:
                 with _gathered(faults):
-                    make_annotator(asked.backend, asked.model, asked.options)
+                    check_backend(asked)
             if stage.name == "evaluate":
                 from align.evaluate.plan import load_exams
 
@@ -166,21 +171,28 @@ class Runner:
 
     def _bring(self, stage: Stage, target: str | None) -> None:
         state = state_of(self.recipe, stage, self.models)
-        retry = self.retry and stage.name == target
-        if state.kind == "done" and state.manifest and not retry:
-            shown = f"{stage.name}: up to date ({_counts(state.manifest)})"
-            self.console.tell("stage", shown, stage=stage.name, state="up to date", outputs=_outputs(state.manifest))
+        retry, reparse = self.retry and stage.name == target, self.reparse and stage.name == target
+        if state.kind == "done" and state.manifest and not (retry or reparse):
+            shown = f"{stage.name}: up to date ({counts(state.manifest)})"
+            self.console.tell("stage", shown, stage=stage.name, state="up to date", outputs=outputs_of(state.manifest))
             return
-        self._tell_start(stage, state)
+        self._tell_start(stage, state, "reads its replies again" if reparse else "")
         identity, inputs = stage_identity(self.recipe, stage, self.models)
         work = make_work(stage, self.context(stage))
         units = _checked(stage, work.units)
         folder = StageFolder(self.recipe.folder, stage.name)
         folder.path.mkdir(parents=True, exist_ok=True)
         with Journal(folder.journal) as journal:
-            # What failed may succeed under other options (a fuller file of replies); what came out well is kept.
-            again = retry or state.kind == "stale"
-            pending = [u for u in units if u.key not in journal.lines or (again and failed(journal.lines[u.key]))]
+            # What failed may succeed under other options (a fuller file of replies); what came out well is kept, and
+            # what has a price is asked again only where that is said.
+            again = retry or (state.kind == "stale" and not getattr(work, "paid", False) and not reparse)
+            lines = journal.lines
+            pending = [u for u in units if u.key not in lines or (again and failed(work, u, lines[u.key]))]
+            if reparse and pending:
+                raise UserError(
+                    f"{stage.name}: {len(pending)} of {len(units)} requests have no reply yet; say "
+                    f"`align {stage.name} {self.recipe.path}` first"
+                )
             self._ask_before_spending(stage, work, pending, target)
             folder.begin(len(units))
             try:
@@ -221,9 +233,9 @@ class Runner:
             seconds=round(seconds, 3),
         )
 
-    def _tell_start(self, stage: Stage, state: State) -> None:
+    def _tell_start(self, stage: Stage, state: State, what: str = "") -> None:
         why = f" ({state.why})" if state.why else ""
-        text = f"{stage.name}: {_STARTS[state.kind]}{why}"
+        text = f"{stage.name}: {what or _STARTS[state.kind]}{why}"
         self.console.tell("stage", text, stage=stage.name, state="started", was=state.kind, why=state.why)
         if stage.uses_model and not self._model_told:
             note = self.models.model.note
@@ -282,7 +294,7 @@ class Runner:
             raise AssertionError(f"{stage.name}: {len(records)} unit(s) ended without a line")
 
     def _tell_done(self, stage: Stage, manifest: Manifest, kept: Path | None) -> None:
-        lines = [f"{stage.name}: done, {_counts(manifest)}"]
+        lines = [f"{stage.name}: done, {counts(manifest)}"]
         if manifest.funnel:
             lines.append("  " + " · ".join(f"{name} {count}" for name, count in manifest.funnel.items()))
         if manifest.cost_usd:
@@ -290,8 +302,8 @@ class Runner:
         if kept:
             lines.append(f"  the earlier outputs are in {kept}")
         self.console.tell(
-            "stage", "\n".join(lines), stage=stage.name, state="done", units=manifest.units, outputs=_outputs(manifest),
-            failures=manifest.failures, funnel=manifest.funnel, cost_usd=manifest.cost_usd, seconds=manifest.seconds,
+            "stage", "\n".join(lines), stage=stage.name, state="done", units=manifest.units,
+            outputs=outputs_of(manifest), failures=manifest.failures, funnel=manifest.funnel, cost_usd=manifest.cost_usd, seconds=manifest.seconds,
             superseded=str(kept) if kept else None,
         )  # fmt: skip
 
@@ -303,18 +315,6 @@ _STARTS: Mapping[str, str] = {
     "failed": "tries again",
     "done": "asks again for what failed",
 }
-
-
-def price(estimate: Estimate) -> str:
-    """An estimate in words: `412 calls, about 310,000 + 90,000 tokens, about $1.20`."""
-    tokens = f"about {estimate.input_tokens:,} + {estimate.output_tokens:,} tokens"
-    dollars = "price unknown" if estimate.usd is None else f"about ${estimate.usd:.2f}"
-    return f"{estimate.calls} calls, {tokens}, {dollars}"
-
-
-def failed(line: Line) -> bool:
-    """Whether a line tells of a unit that came to nothing and may be tried again."""
-    return bool(line.get("outcome", "ok") != "ok")
 
 
 def _checked(stage: Stage, units: Sequence[Unit]) -> Sequence[Unit]:
@@ -329,15 +329,6 @@ def _balanced(stage: Stage, compiled: Compiled) -> None:
         raise AssertionError(
             f"{stage.name}: {compiled.outputs} outputs + {compiled.failures} failures are not {compiled.units} units"
         )
-
-
-def _outputs(manifest: Manifest) -> int:
-    return manifest.units - manifest.failures
-
-
-def _counts(manifest: Manifest) -> str:
-    failed = f", {manifest.failures} failed" if manifest.failures else ""
-    return f"{_outputs(manifest)} of {manifest.units} records{failed}"
 
 
 def _versions(stage: Stage) -> dict[str, str]:

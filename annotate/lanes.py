@@ -143,6 +143,16 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
     return lanes
 
 
+def check_backend(block: Any) -> None:
+    """Raise `UserError` with what keeps a recipe's annotator or judge from working; talks to nobody."""
+    if hasattr(block, "lanes"):
+        check_lanes(make_lanes(block))
+        return
+    annotator = make_annotator(block.backend, block.model, block.options)
+    if isinstance(annotator, Managed):
+        annotator.check()
+
+
 def check_lanes(lanes: Sequence[Lane]) -> None:
     """Raise `UserError` where a lane cannot work (no key), before any work is done."""
     for lane in lanes:

@@ -116,7 +116,7 @@ class _RatingCall:
         return {"shown": [c.id for c in self.shown]}
 
     def as_asked(self, line: Line) -> _RatingCall:
-        """This call with the order in which the completions were shown when it was asked."""
+        """The call with the order in which the completions were shown when it was asked."""
         by_id = {c.id: c for c in self.shown}
         return replace(self, shown=tuple(by_id[completion_id] for completion_id in line["shown"]))
 

@@ -41,6 +41,7 @@ class AskingWork:
         self.lanes = make_lanes(settings, annotator)
         self.annotator = self.lanes[0].annotator
         self._asks = settings
+        self.paid = self.annotator.paid
 
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         """Ask what is pending; one line each. Raises `Stopped` or `UserError` with what was answered kept."""

@@ -53,7 +53,7 @@ def test_every_stage_is_a_verb_with_its_options_and_an_example(capsys: pytest.Ca
         said[verb] = capsys.readouterr().out
         assert f"\nexamples:\n  align {verb}" in said[verb]
     assert "  lora.r                   rank (default: 128)" in said["dpo"]
-    assert " *workers                  requests in flight at most (default: 8)" in said["annotate"]
+    assert " *requests_per_day         per key and model (default: null)" in said["annotate"]
     assert "  judge.backend            a name from the entry points" in said["evaluate"]
 
 

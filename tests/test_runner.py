@@ -156,9 +156,9 @@ def test_a_verb_without_its_block(tmp_path: Path) -> None:
 
 
 def test_kills_at_random_moments_leave_the_files_of_a_quiet_run(tmp_path: Path) -> None:
-    """A request every 25 ms; killed, killed, ..., left alone."""
-    recipe = small_run.teach_recipe(tmp_path, 40, pace=2400)
-    quiet = small_run.align("teach", recipe, "runs=quiet", cwd=tmp_path)
+    """Eight requests a second; killed, killed, ..., left alone."""
+    recipe = small_run.teach_recipe(tmp_path, 40, pace=480)
+    quiet = small_run.align("teach", recipe, "runs=quiet", "teach.requests_per_minute=null", cwd=tmp_path)
     assert quiet.returncode == 0, quiet.stderr
     draw = random.Random(1)
     progress = set()
@@ -174,7 +174,7 @@ def test_kills_at_random_moments_leave_the_files_of_a_quiet_run(tmp_path: Path) 
     assert len(progress) >= 3 and max(progress) < 40, progress
     told = small_run.align("status", recipe, "runs=killed", cwd=tmp_path).stdout
     assert f"unfinished        -       -        -        -  {max(progress)} of 40 units" in told
-    last = small_run.align("run", recipe, "runs=killed", cwd=tmp_path)
+    last = small_run.align("run", recipe, "runs=killed", "teach.requests_per_minute=null", cwd=tmp_path)
     assert last.stdout.startswith(f"teach: goes on ({max(progress)} of 40 units)")
     assert small_run.outputs(tmp_path / "killed/small/teach") == small_run.outputs(tmp_path / "quiet/small/teach")
 
@@ -268,7 +268,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
 
 DEAR = '''
 import os
-from annotate.protocol import Outcome, Reply
+from annotate.protocol import Outcome, Reply, Traits
 
 class Dear:
     """Costs a dollar per thousand tokens written; after `quota` calls it has had enough for today.
@@ -276,6 +276,7 @@ class Dear:
     With `door` it blocks every row until that folder exists.
     """
     paid = True
+    traits = Traits(paced=False)
 
     def __init__(self, *, model: str = "", quota: int = 99, door: str = "") -> None:
         self.model, self.quota, self.door, self.calls = model or "dear-1", quota, door, 0
@@ -327,26 +328,26 @@ def test_a_quota_stops_with_exit_3_and_the_rest_is_done_later(tmp_path: Path) ->
     stopped = small_run.align("teach", recipe, "teach.backend=dear", "teach.options.quota=3", "teach.workers=1",
                          cwd=tmp_path, path=path)  # fmt: skip
     assert stopped.returncode == 3, stopped.stderr
-    assert "come back tomorrow" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert "come back in" in stopped.stderr and "Traceback" not in stopped.stderr
     status = small_run.align("status", recipe, "teach.backend=dear", cwd=tmp_path, path=path).stdout
-    assert "failed" in status and "come back tomorrow" in status
+    assert "failed" in status and "come back in" in status
     ended = small_run.align("teach", recipe, "teach.backend=dear", cwd=tmp_path, path=path)
     assert ended.returncode == 0 and "cost $4.00" in ended.stdout  # one call more, four in all
     assert len((tmp_path / "runs/small/teach/journal.jsonl").read_text().splitlines()) == 4
 
 
-def test_what_failed_is_asked_again_with_retry(tmp_path: Path) -> None:
+def test_what_failed_is_asked_again_with_retry_failed(tmp_path: Path) -> None:
     recipe = small_run.teach_recipe(tmp_path, 4)
     path = install_dear(tmp_path)
     words = ("teach", recipe, "teach.backend=dear", f"teach.options.door={tmp_path / 'door'}")
     assert "0 of 4 records, 4 failed" in small_run.align(*words, cwd=tmp_path, path=path).stdout
     (tmp_path / "door").mkdir()
     assert "up to date (0 of 4 records, 4 failed)" in small_run.align(*words, cwd=tmp_path, path=path).stdout
-    again = small_run.align(*words, "--retry", cwd=tmp_path, path=path).stdout
+    again = small_run.align(*words, "--retry-failed", cwd=tmp_path, path=path).stdout
     assert again.startswith("teach: asks again for what failed\nteach: done, 4 of 4 records\n")
     assert len((tmp_path / "runs/small/teach/journal.jsonl").read_text().splitlines()) == 8
     assert "up to date (4 of 4 records)" in small_run.align(*words, cwd=tmp_path, path=path).stdout
-    assert small_run.align(*words, "--retry", cwd=tmp_path, path=path).returncode == 0  # nothing left to ask
+    assert small_run.align(*words, "--retry-failed", cwd=tmp_path, path=path).returncode == 0  # nothing left to ask
 
 
 def test_a_fuller_file_of_replies_is_read_anew(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_it_is_listed_where_it_is_installed(plugin: Path) -> None:
         ),
         ("overlap-broken", "annotator 'overlap-broken' of mmalign-overlap 1.2.0 fails to load: AttributeError"),
         ("overlap-other", "annotator 'overlap-other' of mmalign-overlap 1.2.0 is no Annotator"),
-        ("overlpa", "no annotator 'overlpa'; did you mean 'overlap'?  Installed: overlap, overlap-broken, "),
+        ("overlpa", "no annotator 'overlpa'; did you mean 'overlap'?  Installed: "),
     ],
 )
 def test_what_is_wrong_with_a_plug_in_is_said(plugin: Path, name: str, message: str) -> None:

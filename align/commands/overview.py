@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from align.account import failed, price
 from align.console import Console
 from align.recipe import load_recipe
-from align.runner import RunContext, Runner, failed, price
+from align.runner import RunContext, Runner
 from align.settings import Sample
 from align.stages import STAGES, Stage, make_work
 from align.state import State, present, read_manifest, state_of
@@ -97,8 +98,8 @@ def _estimate(runner: Runner, stage: Stage, state: State) -> tuple[Estimate | No
         context = _Unsampled(context)
     work = make_work(stage, context)
     lines = read_journal(runner.recipe.folder / stage.name / "journal.jsonl")
-    again = state.kind == "stale"
-    pending = [u for u in work.units if u.key not in lines or (again and failed(lines[u.key]))]
+    again = state.kind == "stale" and not getattr(work, "paid", False)
+    pending = [u for u in work.units if u.key not in lines or (again and failed(work, u, lines[u.key]))]
     return work.estimate(pending), exact
 
 

@@ -17,8 +17,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from align.recipe import load_recipe
     from align.runner import Runner
 
-    recipe = load_recipe(options.recipe, options.changes)
-    runner = Runner(recipe, console, yes=options.yes, retry=getattr(options, "retry", False))
+    asks = verb in ("annotate", "teach")
+    changes = [*options.changes, *([f"{verb}.wait_quota=true"] if asks and options.wait_quota else [])]
+    recipe = load_recipe(options.recipe, changes)
+    runner = Runner(
+        recipe,
+        console,
+        yes=options.yes,
+        retry=asks and options.retry_failed,
+        reparse=asks and options.reparse,
+    )
     runner.bring(None if verb == "run" else verb)
     report = recipe.folder / "report"
     if verb in ("run", "report") and recipe.report is not None:

@@ -3,19 +3,21 @@
 annotate: {backend: overlap, options: {ignore_case: false}}
 
 A backend is a class made as `Backend(model=..., **options)`, with `paid`, `model` and `reply`. It answers in text, in
-the form that the request asks for, and says what became of the request; scores are read by mmalign.
+the form that the request asks for, and says what became of the request; scores are read by mmalign. `traits` may say more:
+this one works here, at no service's pace, and would only repeat itself.
 """
 
 from __future__ import annotations
 
 from annotate.prompting import Rated, write_reply
-from annotate.protocol import Outcome, Reply, Request
+from annotate.protocol import Outcome, Reply, Request, Traits
 
 
 class Overlap:
     """Compares with `prompt.reference`; prompts without one are refused, row by row."""
 
     paid = False
+    traits = Traits(deterministic=True, paced=False)
 
     def __init__(self, *, model: str = "", ignore_case: bool = True) -> None:
         self.model = model or "overlap-1"

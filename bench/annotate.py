@@ -84,7 +84,7 @@ def _ours(regime: Regime, asked: Asked, service: Service, options: argparse.Name
             birth = _birth()
             best = regime.oracle(asked.contents).span
             zero = time.monotonic()
-            service.reset(regime.service())
+            service.reset(regime.service(openai=backend == "openai_chat"))
             ran = client.annotate(asked.world, limit=5 * best + 60)
             stats = service.stats()
             entry = {"regime": regime.name, "client": backend, "ours": True, "repeat": repeat, **birth}
@@ -114,7 +114,7 @@ def _peers(regime: Regime, asked: Asked, service: Service, options: argparse.Nam
             entry["note"] = "not installed"
             continue
         out.unlink(missing_ok=True)
-        service.reset(regime.service())
+        service.reset(regime.service(openai=True))
         best = regime.oracle(asked.contents).span
         limit = 10 * best + 60
         ran, version = client.peer(name, python, rows, out, service.url, regime.requests_per_minute, limit)

@@ -37,9 +37,11 @@ class Regime:
     def burst(self) -> int:
         return round(self.requests_per_minute / 60)
 
-    def service(self) -> Config:
+    def service(self, *, openai: bool = False) -> Config:
+        """The service; as OpenAI's it says in headers too when to come back, as Gemini only in the body."""
         return Config(
             wires=("gemini", "openai"),
+            tell="both" if openai else "body",
             requests_per_minute=self.requests_per_minute,
             burst=self.burst,
             latency=self.latency,

@@ -218,6 +218,10 @@ class _Asking:
         if self.error is not None:
             raise Stopped("the run has ended")
 
+    def is_well(self) -> bool:
+        """Whether errors are single ones."""
+        return all(lane.errors < 3 for lane in self.lanes)
+
     def _most(self, request: Request) -> float | None:
         """Dollars that a request may cost: its own tokens, and as many back as it allows."""
         annotator = self.lanes[0].annotator
@@ -292,7 +296,11 @@ class _Asked:
             return dict(earlier)
         self.cost: float | None = 0.0
         started = asyncio.get_running_loop().time()
-        reply, tries = await insist(lambda first: self._send(attempt, room), self.run.patience, self.run.sleep)
+
+        async def send() -> Reply:
+            return await self._send(attempt, room)
+
+        reply, tries = await insist(send, self.run.patience, self.run.sleep, self.run.is_well)
         seconds = asyncio.get_running_loop().time() - started
         kept = _kept(reply, key, tries, self.cost, round(seconds, 3))
         cut_off = reply.outcome is Outcome.ROW_FATAL and reply.reason is Reason.CUT_OFF
@@ -331,10 +339,29 @@ class _Asked:
                     raise stopped
             elif reply.outcome is Outcome.RUN_FATAL:
                 raise UserError(f"the annotator {lane.annotator.model} refuses every request: {reply.detail}")
-            else:
+            elif not self._is_down(lane, reply, now()):
                 if lane.pace:
                     lane.pace.admitted()
                 return reply
+
+    def _is_down(self, lane: Lane, reply: Reply, now: float) -> bool:
+        """Whether the service seems to answer nothing but errors; then the whole lane waits, ever longer."""
+        patience = self.run.patience
+        if reply.outcome is not Outcome.TRANSIENT:
+            lane.errors = lane.outages = 0
+            return False
+        lane.errors += 1
+        if lane.errors < patience.errors or lane.traits.batch:
+            return False
+        if now >= lane.not_before:
+            if lane.outages >= patience.pauses:
+                raise Stopped(f"the service answers nothing but errors ({reply.detail}); try again later")
+            wait = min(patience.longest_seconds, patience.first_seconds * 2**lane.outages)
+            lane.outages += 1
+            lane.not_before = now + wait
+            if wait > 10:
+                self.run._tell(f"the service answers nothing but errors ({reply.detail}); waiting {spelled(wait)}")
+        return True
 
     def _pause(self, lane: Lane, reply: Reply, sent_at: float, now: float) -> None:
         """The lane was too fast: nobody goes by it for as long as the service says, or ever longer."""

@@ -71,12 +71,16 @@ class Lane:
         self.in_flight = 0
         self.not_before = 0.0
         """Time of the loop before which nothing goes here (a new day is waited for)."""
+        self.errors = 0
+        """Transient errors in a row."""
+        self.outages = 0
+        """Pauses in a row because of them."""
         self.closed = ""
         """Why nothing more goes here today; empty while it is open."""
 
     async def open(self, workspace: Path) -> None:
         """Before the first request, in the loop of the run."""
-        self.closed, self.in_flight, self.not_before = "", 0, 0.0
+        self.closed, self.in_flight, self.not_before, self.errors, self.outages = "", 0, 0.0, 0, 0
         paced = self.traits.paced and not self.traits.batch
         self.pace = Pace(self.limits.requests_per_minute) if paced or self.limits.requests_per_minute else None
         per_minute = self.limits.tokens_per_minute

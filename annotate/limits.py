@@ -27,7 +27,9 @@ class Patience:
     longest_seconds: float = 60.0
     """The wait is drawn below first_seconds, twice that, four times that, ... and never above this."""
     pauses: int = 30
-    """Pauses of a lane, one after the other with nothing let in between, before giving up."""
+    """Pauses of a lane, one after the other with nothing achieved in between, before giving up."""
+    errors: int = 20
+    """Transient errors in a row, over all requests, after which the service is taken to be down."""
     reasks: int = 2
     """Fresh questions after a reply that cannot be read, where the annotator may answer otherwise."""
     refusals: int = 20
@@ -36,24 +38,25 @@ class Patience:
     """After Ctrl-C, how long replies that are under way, and paid for, are waited for."""
 
 
-Send = Callable[[bool], Awaitable[Reply]]
-"""One request that the service takes; told whether it is the first try."""
+Send = Callable[[], Awaitable[Reply]]
+"""Sends one request and waits for a reply that is not about the pace."""
 
 
-async def insist(send: Send, patience: Patience, sleep: Callable[[float], Awaitable[None]]) -> tuple[Reply, int]:
-    """The last reply to one request (ok, row_fatal, or transient after all tries), and the number of tries."""
+async def insist(
+    send: Send, patience: Patience, sleep: Callable[[float], Awaitable[None]], well: Callable[[], bool]
+) -> tuple[Reply, int]:
+    """The last reply to one request (ok, row_fatal, or transient after all tries), and the number of tries.
+
+    `well` says whether other requests succeed, so that an error is this one's alone.
+    """
     retrying = AsyncRetrying(
         stop=stop_after_attempt(patience.attempts),
-        wait=_Wait(patience),
+        wait=_Wait(patience, well),
         retry=retry_if_result(_is_transient),
         sleep=sleep,
         retry_error_callback=_last,
     )
-
-    async def once() -> Reply:
-        return await send(retrying.statistics.get("attempt_number", 1) == 1)
-
-    reply: Reply = await retrying(once)
+    reply: Reply = await retrying(send)
     tries: int = retrying.statistics["attempt_number"]
     return reply, tries
 
@@ -69,10 +72,12 @@ def _last(state: RetryCallState) -> Reply:
 
 
 class _Wait:
-    """Full jitter, and never less than the service asks for."""
+    """At once for the first two, then full jitter; and never less than the service asks for."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, well: Callable[[], bool]) -> None:
+        self._well = well
         self._jitter = wait_random_exponential(multiplier=patience.first_seconds, max=patience.longest_seconds)
 
     def __call__(self, state: RetryCallState) -> float:
-        return max(self._jitter(state), _last(state).retry_after or 0.0)
+        wait = 0.0 if state.attempt_number <= 2 and self._well() else self._jitter(state)
+        return max(wait, _last(state).retry_after or 0.0)

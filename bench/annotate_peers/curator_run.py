@@ -6,6 +6,7 @@ Needs TELEMETRY_ENABLED=0 and TIKTOKEN_CACHE_DIR (litellm's bundled file) to wor
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import tempfile
@@ -18,7 +19,14 @@ from bespokelabs import curator
 
 class Judge(curator.LLM):  # type: ignore[misc]
     def prompt(self, row: dict[str, Any]) -> Any:
-        return row["before"] + row["after"], curator.types.Image(url=row["image"])
+        # Whole messages, because its own Image type cannot be used together with a system prompt (0.1.31).
+        image = base64.b64encode(Path(row["image"]).read_bytes()).decode()
+        content = [
+            {"type": "text", "text": row["before"]},
+            {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{image}"}},
+            {"type": "text", "text": row["after"]},
+        ]
+        return [{"role": "system", "content": row["system"]}, {"role": "user", "content": content}]
 
     def parse(self, row: dict[str, Any], response: str) -> dict[str, Any]:
         return {"key": row["key"], "text": response}
@@ -30,7 +38,6 @@ def main() -> None:
     judge = Judge(
         model_name="judge",
         backend="openai",
-        system_prompt=rows[0]["system"],
         generation_params={"temperature": 0.0, "max_tokens": 2048},
         backend_params={
             "base_url": base_url,

@@ -43,10 +43,10 @@ def main() -> None:
     model = get_model("openai-api/bench/judge", base_url=base_url, stream=False)
     with tempfile.TemporaryDirectory() as folder:
         (log,) = evaluate(task, model=model, log_dir=folder, display="none", fail_on_error=False)
+        texts = {done.id: done.output.completion if done.error is None else None for done in log.samples or []}
     with Path(out_file).open("w") as stream:
-        for done in log.samples or []:
-            text = done.output.completion if done.error is None else None
-            stream.write(json.dumps({"key": done.id, "text": text}) + "\n")
+        for key, text in texts.items():
+            stream.write(json.dumps({"key": key, "text": text}) + "\n")
     print(json.dumps({"version": f"inspect_ai {version('inspect-ai')}"}))
 
 

@@ -39,6 +39,8 @@ class Findings:
     funnel: Mapping[str, Any] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     """`stage: reason` -> how many records."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """The calibration card of stage annotate, where it left one."""
     logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     image_root: Path = Path()
     image_limit: int = 50_000_000
@@ -64,6 +66,7 @@ def gather(context: Context) -> Findings:
         pairs=context.records("pairs", "preference.jsonl", PreferencePair) if context.has("pairs") else (),
         funnel=_json(context.path("pairs", "funnel.json")) if context.has("pairs") else {},
         failures=_failures(context),
+        calibration=_calibration(context),
         logs={s: [row for _, row in read_rows(context.path(s, "log.jsonl"))] for s in TRAININGS if context.has(s)},
         image_root=Path(prompts.image_root) if prompts else Path(),
         image_limit=prompts.max_image_pixels if prompts else 50_000_000,
@@ -73,6 +76,13 @@ def gather(context: Context) -> Findings:
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def _calibration(context: Context) -> dict[str, Any]:
+    """The card, or nothing from a run that was annotated before there was one."""
+    if not context.has("annotate") or not context.path("annotate", "calibration.json").exists():
+        return {}
+    return _json(context.path("annotate", "calibration.json"))
 
 
 def _failures(context: Context) -> dict[str, int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align.report.calibration import card_html
 from align.report.cards import make_cards
 from align.report.figures import (
     compared_histograms,
@@ -84,6 +85,7 @@ def render_page(findings: Findings, table: Table | None, *, cards: int) -> str:
         trainings=[s for s in findings.logs if f"training-{s}" in figures],
         built=BUILT,
         what=WHAT,
+        calibration=Markup(card_html(findings.calibration)) if findings.calibration else "",
         cards=make_cards(findings, cards),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     )
@@ -165,6 +167,7 @@ def report_json(findings: Findings, table: Table | None) -> dict[str, Any]:
         "funnel": dict(findings.funnel),
         "failures": dict(findings.failures),
         "facts": dict(_facts(findings)),
+        "calibration": dict(findings.calibration),
         "training": {stage: _ends(rows) for stage, rows in findings.logs.items()},
     }
 

@@ -6,7 +6,7 @@ was declared, or too much, it is learnt from the rejections themselves:
     search   nothing known yet: double every second until the service first says no; then halve at each no that comes
              soon, and grow by a quarter a second in between (a declared rate gets a second chance first)
     found    a service that says no has just run out. Between two such moments it has let in exactly what it gives out
-             in that time: admitted / seconds IS the rate. Keep to it for a while, then grow by one per cent a second.
+             in that time: admitted / seconds IS the rate. Keep to it a while, then grow, at first by one per cent a second.
 
 Many rejections of requests that were under way at the same moment are one event.
 """
@@ -83,8 +83,8 @@ class Pace:
             self.rate *= 2 ** (seconds / unit)
         elif self._learning:
             self.rate *= 1.25 ** (seconds / unit)
-        elif self._found_at is not None and now - self._found_at > 5 * unit:
-            self.rate *= 1.01 ** (seconds / unit)
+        elif self._found_at is not None and (quiet := (now - self._found_at) / unit) > 5:
+            self.rate *= (1 + 0.01 * min(10.0, max(1.0, quiet / 10))) ** (seconds / unit)
         if self.declared is not None:
             self.rate = min(self.rate, self.declared)
         if self._learning:

@@ -47,8 +47,8 @@ class Call(Protocol):
     @property
     def prompt(self) -> Prompt: ...
 
-    def request(self, images: Sequence[bytes], attempt: int, room: int = 1) -> Request:
-        """The request; `attempt` counts fresh questions, `room` multiplies the reply's token limit."""
+    def request(self, attempt: int = 0, room: int = 1) -> Request:
+        """The request without its images; `attempt` counts fresh questions, `room` multiplies the token limit."""
         ...
 
     def readable(self, text: str, cut_off: bool = False) -> bool:
@@ -121,7 +121,7 @@ class _Asking:
 
     async def run(self) -> None:
         """Lets calls in one by one as the gate opens; the first error shuts it, what is in flight is waited for."""
-        price = self._most(next(iter(self.calls.values())).request((), 0))
+        price = self._most(next(iter(self.calls.values())).request())
         if price is None and self.settings.budget_usd is not None:
             model = self.lanes[0].annotator.model
             raise UserError(
@@ -155,20 +155,20 @@ class _Asking:
     async def _let_in(self) -> None:
         """Start each call when a lane has room for it."""
         for key, call in self.calls.items():
+            request = call.request()
             try:
-                lane = await self.gate.enter(tokens_of(call.request((), 0)), fresh=True)
+                lane = await self.gate.enter(tokens_of(request), fresh=True)
             except Stopped as stopped:
                 return self._stop(stopped)
-            task = asyncio.create_task(self._settle(key, call, lane))
+            task = asyncio.create_task(self._settle(key, _Asked(self, call, request, lane)))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
             if lane.pace is None:
                 await asyncio.sleep(0)
 
-    async def _settle(self, key: str, call: Call, lane: Lane) -> None:
+    async def _settle(self, key: str, asked: _Asked) -> None:
         """One call from its admission to its line."""
         try:
-            asked = _Asked(self, call, lane)
             line = await asked.line()
             self._count_refusals(line)
             self.done(key, line)
@@ -209,6 +209,8 @@ class _Asking:
 
     async def sleep(self, seconds: float) -> None:
         """Wait before another try. Raises `Stopped` as soon as the run ends."""
+        if seconds <= 0:
+            return  # to the gate at once, before anybody new
         wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waits.add(wait)
         with suppress(TimeoutError):
@@ -258,9 +260,9 @@ class _Asking:
 class _Asked:
     """One call while it is being asked."""
 
-    def __init__(self, run: _Asking, call: Call, lane: Lane) -> None:
-        """`lane` is the one it has already been let in by."""
-        self.run, self.call = run, call
+    def __init__(self, run: _Asking, call: Call, request: Request, lane: Lane) -> None:
+        """`request` is the call's first one, `lane` that by which it has already been let in."""
+        self.run, self.call, self.request = run, call, request
         self.lane: Lane | None = lane
         self.kept: list[str] = []
 
@@ -272,15 +274,14 @@ class _Asked:
         fresh = 0 if self.run.lanes[0].traits.deterministic else self.run.patience.reasks
         try:
             while True:
-                kept = await self._reply(attempt, room)
+                kept = await self._reply()
                 _add(line, kept)
                 cut_off = kept["reason"] == Reason.CUT_OFF.value
                 if kept["text"] and self.call.readable(kept["text"], cut_off):
                     return line | {"outcome": Outcome.OK.value, "reason": None, "detail": ""}
-                if cut_off and room == 1:
-                    room = 2
-                elif kept["outcome"] == Outcome.OK.value and attempt < fresh:
-                    attempt += 1
+                if (cut_off and room == 1) or (kept["outcome"] == Outcome.OK.value and attempt < fresh):
+                    room, attempt = (2, attempt) if cut_off else (room, attempt + 1)
+                    self.request = self.call.request(attempt, room)
                 elif kept["outcome"] == Outcome.OK.value:
                     return line | {"outcome": UNREADABLE}
                 else:
@@ -288,19 +289,15 @@ class _Asked:
         finally:
             self._leave()
 
-    async def _reply(self, attempt: int, room: int) -> dict[str, Any]:
+    async def _reply(self) -> dict[str, Any]:
         """One reply: from an earlier run that was killed before the call was settled, or from the service."""
-        key = self.call.request((), attempt, room).sha256
+        key = self.request.sha256
         if earlier := self.run.attempts.lines.get(key):
             self.kept.append(key)
             return dict(earlier)
         self.cost: float | None = 0.0
         started = asyncio.get_running_loop().time()
-
-        async def send() -> Reply:
-            return await self._send(attempt, room)
-
-        reply, tries = await insist(send, self.run.patience, self.run.sleep, self.run.is_well)
+        reply, tries = await insist(self._send, self.run.patience, self.run.sleep, self.run.is_well)
         seconds = asyncio.get_running_loop().time() - started
         kept = _kept(reply, key, tries, self.cost, round(seconds, 3))
         cut_off = reply.outcome is Outcome.ROW_FATAL and reply.reason is Reason.CUT_OFF
@@ -309,21 +306,18 @@ class _Asked:
             self.kept.append(key)
         return kept
 
-    async def _send(self, attempt: int, room: int) -> Reply:
+    async def _send(self) -> Reply:
         """The reply to a request that was not turned away for being too early."""
+        tokens = tokens_of(self.request)
+        now = asyncio.get_running_loop().time
         while True:
-            request = self.call.request((), attempt, room)
-            tokens = tokens_of(request)
-            lane = self.lane or await self.run.gate.enter(tokens, fresh=False)
-            self.lane = lane
-            held = self.run.most(request)
+            lane = self.lane = self.lane or await self.run.gate.enter(tokens, fresh=False)
+            held = self.run.most(self.request)
             self.run.purse.hold(held)
             cost: float | None = 0.0
-            del request  # with its images it would pile up where replies take long
-            now = asyncio.get_running_loop().time
             sent_at = now()
             try:
-                reply = await self._ask(lane.annotator, attempt, room)
+                reply = await self._ask(lane.annotator)
                 cost = self.run.cost_of(lane.annotator, reply.usage) if lane.annotator.paid else 0.0
             finally:
                 self.run.purse.settle(held, cost)
@@ -375,12 +369,12 @@ class _Asked:
             if (reply.retry_after or wait) > 10:
                 self.run._tell(f"the service asks for a pause of {spelled(reply.retry_after or wait)}")
 
-    def _ask(self, annotator: Annotator, attempt: int, room: int) -> Awaitable[Reply]:
-        """Nothing here holds on to the request, so that a backend which is done with its images can let them go."""
-        images = _images(self.call.prompt, self.run.read_image)
+    def _ask(self, annotator: Annotator) -> Awaitable[Reply]:
+        """Nothing here holds on to the images: a backend that is done with them can let them go."""
+        images = _images(self.request.prompt, self.run.read_image)
         if isinstance(images, Reply):
             return _at_once(images)
-        return annotator.reply(self.call.request(images, attempt, room))
+        return annotator.reply(replace(self.request, images=tuple(images)))
 
     def _leave(self) -> None:
         if self.lane is not None:

@@ -139,9 +139,7 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
     first = lanes[0]
     for number, lane in enumerate(lanes[1:], 2):
         if (lane.annotator.model, dict(lane.traits.decides)) != (first.annotator.model, dict(first.traits.decides)):
-            raise UserError(
-                f"lane {number} would not give the same replies as lane 1; lanes differ in key and endpoint"
-            )
+            raise UserError(f"lane {number} would not reply as lane 1 does; lanes differ in key and endpoint only")
         if any(lane.label == other.label for other in lanes[: number - 1]):
             raise UserError(f"lane {number} is the same as an earlier one; give it another key or endpoint")
     return lanes

@@ -6,7 +6,7 @@ was declared, or too much, it is learnt from the rejections themselves:
     search   nothing known yet: double every second until the service first says no; then halve at each no that comes
              soon, and grow by a quarter a second in between (a declared rate gets a second chance first)
     found    a service that says no has just run out. Between two such moments it has let in exactly what it gives out
-             in that time: admitted / seconds IS the rate. Keep to it a while, then grow, at first by one per cent a second.
+             in that time: admitted / seconds IS the rate. Keep to it a while, then grow, by one per cent a second.
 
 Many rejections of requests that were under way at the same moment are one event.
 """

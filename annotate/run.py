@@ -86,7 +86,7 @@ class _RatingCall:
     guide: str
     check: Check | None = None
 
-    def request(self, images: Sequence[bytes], attempt: int, room: int = 1) -> Request:
+    def request(self, attempt: int = 0, room: int = 1) -> Request:
         settings = self.settings
         decoding = {"temperature": settings.temperature, "max_output_tokens": settings.max_output_tokens * room}
         return render_request(
@@ -98,7 +98,7 @@ class _RatingCall:
             backend=settings.backend,
             model=self.model,
             decoding={**decoding, **self.decides},
-            images=images,
+            images=(),
             pass_index=self.pass_index,
             attempt=attempt,
         )
@@ -110,7 +110,7 @@ class _RatingCall:
         """
         in_order = replace(self, shown=tuple(sorted(self.shown, key=lambda c: c.index)))
         kind = self.check.kind if self.check else ""
-        return sha256_of([in_order.request((), 0).sha256, seed, kind])
+        return sha256_of([in_order.request().sha256, seed, kind])
 
     def note(self) -> Mapping[str, Any]:
         return {"shown": [c.id for c in self.shown]}

@@ -36,13 +36,13 @@ class _Question:
     model: str
     decoding: Mapping[str, Any]
 
-    def request(self, images: Sequence[bytes], attempt: int, room: int = 1) -> Request:
+    def request(self, attempt: int = 0, room: int = 1) -> Request:
         return render_question(
             self.prompt,
             backend=self.backend,
             model=self.model,
             decoding={**self.decoding, "max_output_tokens": self.decoding["max_output_tokens"] * room},
-            images=images,
+            images=(),
             attempt=attempt,
         )
 
@@ -79,7 +79,7 @@ class TeachWork(AskingWork):
             _Question(prompt=p, backend=settings.backend, model=self.annotator.model, decoding=self.decoding)
             for p in prompts
         ]
-        self.units = [Unit(key=q.request((), 0).sha256, payload=q) for q in questions]
+        self.units = [Unit(key=q.request().sha256, payload=q) for q in questions]
 
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         """completions.jsonl and failures.jsonl, in prompt order."""

@@ -74,7 +74,7 @@ class AskingWork:
 
     def estimate_of(self, pending: Sequence[Unit], guess: int, lines: Mapping[str, Line]) -> Estimate:
         calls: list[Call] = [unit.payload for unit in pending]
-        tokens = sum(tokens_of(call.request((), 0)) for call in calls)
+        tokens = sum(tokens_of(call.request()) for call in calls)
         usage = {"input_tokens": tokens, "output_tokens": guess}
         pace = self._asks.requests_per_minute
         return Estimate(

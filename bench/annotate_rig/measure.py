@@ -42,7 +42,7 @@ class Asked:
             seed=0,
             read_image=lambda image: b"",
         )
-        return [unit.payload.request((), 0) for unit in work.units]
+        return [unit.payload.request() for unit in work.units]
 
     @cached_property
     def contents(self) -> list[str]:

@@ -233,9 +233,8 @@ def reply_of(body: Any) -> Reply:
     }
     if not candidates:
         if blocked := _object(body.get("promptFeedback")).get("blockReason"):
-            return Reply(
-                outcome=Outcome.ROW_FATAL, detail=f"the prompt was blocked: {blocked}", finish=str(blocked), **told
-            )
+            told["finish"] = str(blocked)
+            return Reply(outcome=Outcome.ROW_FATAL, detail=f"the prompt was blocked: {blocked}", **told)
         return Reply(outcome=Outcome.TRANSIENT, detail="no candidates, and no reason given", **told)
     candidate = _object(candidates[0])
     parts = [_object(part) for part in _list(_object(candidate.get("content")).get("parts"))]
@@ -250,9 +249,7 @@ def reply_of(body: Any) -> Reply:
         said = scrub(str(candidate.get("finishMessage") or ""))[:300]
         return Reply(outcome=Outcome.ROW_FATAL, detail=f"the reply was blocked: {finish} {said}".strip(), **told)
     if finish == "PUP_LIMITED_DISABLED":
-        return Reply(
-            outcome=Outcome.RUN_FATAL, detail="the account is limited or disabled (PUP_LIMITED_DISABLED)", **told
-        )
+        return Reply(outcome=Outcome.RUN_FATAL, detail=f"the account is limited or disabled: {finish}", **told)
     if not text.strip():
         return Reply(outcome=Outcome.TRANSIENT, detail=f"the reply is empty ({finish or 'no reason'})", **told)
     return Reply(outcome=Outcome.OK, text=text, **told)

@@ -13,7 +13,7 @@
 `handle.py`     starts the process and talks to it. Needs no library.
 """
 
-from loopback.answers import expected_answer, expected_preference, expected_scores
+from loopback.answers import expected_answer, expected_preference, expected_scores, sha256_of
 from loopback.behaviour import KINDS, Config, fault_of, latency_of
 from loopback.handle import Service, serve
 
@@ -27,4 +27,5 @@ __all__ = [
     "fault_of",
     "latency_of",
     "serve",
+    "sha256_of",
 ]

@@ -17,8 +17,8 @@ A wire format plugs in as a module of this package with an object `WIRE` (see `W
 with other calls (batch jobs, files) adds routes with handlers of its own and uses `service.check_key(request, self)`
 (a response where the key is wrong, else None), `service.error(problem, self)`, `service.kind(received)` (counts an
 attempt and says what becomes of it) and `service.answer(received, kind)` (the answer, for the kinds in `ANSWERS`).
-`read_image(bytes, mime)` checks
-an image and gives its sha256. `service.config` is the config and `service.memory` a dict that `reset` empties.
+`read_image(bytes, mime)` checks an image and gives its sha256. `service.config` is the config and `service.memory` a
+dict that `reset` empties.
 """
 
 from __future__ import annotations

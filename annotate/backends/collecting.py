@@ -28,6 +28,8 @@ from annotate.records import Reason
 TIDY_SECONDS = 10.0
 """How long the end of a run may wait for remote files to be removed."""
 
+_LASTING = (Outcome.OK, Outcome.ROW_FATAL)
+
 
 class Collector:
     """The jobs of one backend in one workspace; to be used in one event loop, between `open` and `close`."""
@@ -76,7 +78,8 @@ class Collector:
         loop = asyncio.get_running_loop()
         batch = self._owner.get(key)
         if batch is None:
-            if (kept := self._kept(key)) is not None:
+            kept = self._on_disk(key)
+            if kept is not None and kept.outcome in _LASTING:
                 return _ready(kept)
             written = line() + b"\n"
             if len(written) > self._limits.max_bytes:
@@ -87,18 +90,17 @@ class Collector:
             self._start(batch)  # the job of an earlier process, or one that was given up for a while
         return asyncio.shield(self._waiting.setdefault(key, loop.create_future()))
 
-    def _kept(self, key: str) -> Reply | None:
-        """The answer on disk, if it is one that asking again would not better."""
+    def _on_disk(self, key: str) -> Reply | None:
+        """The answer on disk; one that asking again might better is read once."""
         row = self._ledger.row(key)
         if row is None:
             return None
         reply = self._service.reply_of_row(row)
-        if reply.outcome is Outcome.ROW_FATAL:
+        if reply.outcome not in _LASTING:
+            self._ledger.forget(key)
+        elif reply.outcome is Outcome.ROW_FATAL:
             self._refused.add(key)
-        if reply.outcome in (Outcome.OK, Outcome.ROW_FATAL):
-            return reply
-        self._ledger.forget(key)
-        return None
+        return reply
 
     def _collect(self, key: str, line: bytes) -> None:
         file, limits = self._collecting, self._limits
@@ -137,7 +139,7 @@ class Collector:
             finally:
                 waiting = self._let_go(batch)
             for n, (key, future) in enumerate(waiting):
-                future.set_result(self._kept(key) or otherwise(key))
+                future.set_result(self._on_disk(key) or otherwise(key))
                 if n % 100 == 99:
                     await asyncio.sleep(0)  # let those go on who have theirs
         except Exception as error:  # ours, or a full disk: whoever waits must hear of it

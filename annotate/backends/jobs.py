@@ -39,6 +39,10 @@ class Missing(Exception):
     """The service knows no such job or file."""
 
 
+class Garbled(Exception):
+    """An answer that is none: a page of some proxy, half an object. Its text says what came."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A job as its service sees it."""
@@ -84,7 +88,9 @@ class JobService(Protocol):
 
     async def delete(self, file: str) -> None: ...
 
-    def reply_of_error(self, error: Exception) -> Reply: ...
+    def reply_of_error(self, error: Exception) -> Reply | None:
+        """What an error of the calls above means; None for one that is not of the service's making."""
+        ...
 
     def key_of(self, row: Any) -> str | None:
         """The key of a line of answers, None where it carries none."""
@@ -306,6 +312,8 @@ class Courier:
     def _meaning(self, error: Exception) -> Reply:
         """What an error of a call about jobs means: what would be fatal to a row is fatal to all of them."""
         reply = self._service.reply_of_error(error)
+        if reply is None:
+            raise error
         return replace(reply, outcome=Outcome.RUN_FATAL) if reply.outcome is Outcome.ROW_FATAL else reply
 
     def _pauses(self) -> Iterator[float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from annotate.backends.collecting import Collector
-from annotate.backends.jobs import Job, JobLimits, Missing
+from annotate.backends.jobs import Garbled, Job, JobLimits, Missing
 from annotate.backends.openai_chat import OPENAI_KEY, OpenAIChat, UnknownImage, wire_body
 from annotate.backends.openai_replies import reply_of, reply_of_error, transient
 from annotate.protocol import Outcome, Reply, Request
@@ -111,10 +111,6 @@ class OpenAIBatch(OpenAIChat):
         return json.dumps(line, ensure_ascii=False).encode()
 
 
-class _Garbled(Exception):
-    """A 200 with something else than an object of the service's; its text says what."""
-
-
 class OpenAIJobs:
     """Files and batches of the service (see `jobs.JobService`)."""
 
@@ -133,7 +129,10 @@ class OpenAIJobs:
         return _id_of(made)
 
     async def find(self, name: str) -> str | None:
-        async for batch in await _list(self._client):
+        page = await self._client.batches.list(limit=100)
+        if not hasattr(page, "data"):
+            raise Garbled(f"{page!s:.100}")
+        async for batch in page:
             if (batch.metadata or {}).get(NAME) == name:
                 return batch.id
         return None
@@ -160,8 +159,7 @@ class OpenAIJobs:
     async def delete(self, file: str) -> None:
         await self._client.files.delete(file)
 
-    def reply_of_error(self, error: Exception) -> Reply:
-        """What an error of the calls above means; anything else is raised again."""
+    def reply_of_error(self, error: Exception) -> Reply | None:
         import httpx2
         from openai import APIConnectionError, APIStatusError
 
@@ -171,9 +169,9 @@ class OpenAIJobs:
         if isinstance(error, APIConnectionError):
             cause = error.__cause__ or error
             return transient(f"{type(cause).__name__}: {cause}")
-        if isinstance(error, _Garbled | httpx2.HTTPError | json.JSONDecodeError):
+        if isinstance(error, Garbled | httpx2.HTTPError | json.JSONDecodeError):
             return transient(f"{type(error).__name__}: {error}")
-        raise error
+        return None
 
     def key_of(self, row: Any) -> str | None:
         key = row.get("custom_id") if isinstance(row, Mapping) else None
@@ -191,17 +189,10 @@ class OpenAIJobs:
         return transient(f"no answer: {row.get('error') or 'the row is empty'}")  # batch_expired, batch_cancelled
 
 
-async def _list(client: AsyncOpenAI) -> Any:
-    page = await client.batches.list(limit=100)
-    if not hasattr(page, "data"):
-        raise _Garbled(f"{page!s:.100}")
-    return page
-
-
 def _id_of(made: Any) -> str:
     """The id of an object of the service's; a page of some proxy has none."""
     if not isinstance(found := getattr(made, "id", None), str):
-        raise _Garbled(f"{made!s:.100}")
+        raise Garbled(f"{made!s:.100}")
     return found
 
 

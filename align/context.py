@@ -10,6 +10,7 @@ What each stage leaves in `runs/<name>/<stage>/`:
     tune       model/ log.jsonl                       after visual instruction tuning
     sample     completions.jsonl failures.jsonl       Completion, n per prompt
     annotate   annotated.jsonl failures.jsonl         Annotated; replies.jsonl keeps the raw texts (for `replay`)
+               calibration.json calibration.html      how far the annotator can be trusted [checks.jsonl]
     teach      completions.jsonl failures.jsonl       Completion, one per prompt, by the annotator
     pairs      preference.jsonl steerlm.jsonl rejection.jsonl failures.jsonl funnel.json
                conditioning.json card.md

@@ -206,7 +206,7 @@ class Runner:
             seconds = sum(journal.seconds[u.key] for u in units)
             manifest = self._manifest(stage, identity, inputs, outputs, compiled, seconds)
             kept = folder.publish(manifest, state.manifest, keep_old=stage.name != "report")
-        self._tell_done(stage, manifest, kept)
+        self._tell_done(stage, manifest, kept, compiled.told)
 
     def _manifest(
         self,
@@ -293,12 +293,13 @@ class Runner:
         if records:
             raise AssertionError(f"{stage.name}: {len(records)} unit(s) ended without a line")
 
-    def _tell_done(self, stage: Stage, manifest: Manifest, kept: Path | None) -> None:
+    def _tell_done(self, stage: Stage, manifest: Manifest, kept: Path | None, told: str) -> None:
         lines = [f"{stage.name}: done, {counts(manifest)}"]
         if manifest.funnel:
             lines.append("  " + " · ".join(f"{name} {count}" for name, count in manifest.funnel.items()))
         if manifest.cost_usd:
             lines.append(f"  cost ${manifest.cost_usd:.2f}")
+        lines += [f"  {line}" for line in told.splitlines()]
         if kept:
             lines.append(f"  the earlier outputs are in {kept}")
         self.console.tell(

@@ -114,11 +114,11 @@ def make_work(stage: Stage, context: Context) -> Work:
 
 def annotate_work(context: Context) -> Work:
     """What `annotate` has to do: rate the completions of stage `sample`."""
-    from annotate.run import AnnotateWork
+    from align.calibration.stage import CalibratedWork
 
     assert context.recipe.annotate is not None
     found = context.prompts()
-    return AnnotateWork(
+    return CalibratedWork(
         prompts=found.prompts,
         completions=context.records("sample", "completions.jsonl", Completion),
         settings=context.recipe.annotate,

@@ -84,7 +84,7 @@ class Pace:
         elif self._learning:
             self.rate *= 1.25 ** (seconds / unit)
         elif self._found_at is not None and (quiet := (now - self._found_at) / unit) > 5:
-            self.rate *= (1 + 0.01 * min(10.0, max(1.0, quiet / 10))) ** (seconds / unit)
+            self.rate *= (1 + 0.01 * min(10.0, max(1.0, quiet / 4))) ** (seconds / unit)
         if self.declared is not None:
             self.rate = min(self.rate, self.declared)
         if self._learning:

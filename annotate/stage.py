@@ -52,6 +52,8 @@ class Compiled:
     failures: int
     funnel: Mapping[str, int] = field(default_factory=dict)
     cost_usd: float = 0.0
+    told: str = ""
+    """A few lines for the reader at the terminal; what the files say at length."""
 
 
 @dataclass(frozen=True, kw_only=True)

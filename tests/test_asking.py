@@ -208,7 +208,7 @@ def test_a_service_says_that_its_day_is_over(tmp_path: Path) -> None:
             return None
 
     service = Quota()
-    with pytest.raises(Stopped, match="250 requests per day.*come back in 0 s.*--wait-quota.*5 of 10"):
+    with pytest.raises(Stopped, match=r"250 requests per day.*come back in 0 s.*--wait-quota.*5 of 10"):
         run_work(work_of(10, service, workers=1), tmp_path)
     assert service.came == [0, 1, 2, 3, 4, 5]
 
@@ -252,7 +252,7 @@ def test_twenty_refusals_in_a_row_stop_the_run(tmp_path: Path) -> None:
             return Reply(outcome=Outcome.ROW_FATAL, detail="400 unknown field") if question(request) > 3 else None
 
     service = Refuses(paid=True)
-    with pytest.raises(UserError, match="20 requests in a row were refused.*400 unknown field.*--retry-failed"):
+    with pytest.raises(UserError, match=r"20 requests in a row were refused.*400 unknown field.*--retry-failed"):
         run_work(work_of(100, service, workers=1), tmp_path)
     assert len(service.came) == 24
 

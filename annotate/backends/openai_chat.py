@@ -15,7 +15,8 @@ closed objects with all fields required, and no ranges or counts (some refuse `m
 enum of numbers): the prompt names the scales, and what is outside of them is caught in reading. Servers of one's own
 can enforce ranges and counts: `strict: false` leaves them in. What knows no schemas gets `json_object` or `text`.
 
-Reasoning models refuse a temperature: `extra_body: {temperature: null}` leaves a field out.
+A reasoning model's thoughts count against the limit that is sent: with `reasoning_effort: low` they get room of their
+own on top of the reply's. Many refuse a temperature: `extra_body: {temperature: null}` leaves a field out.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = ["Dialect", "OpenAIChat", "UnknownImage", "key_for", "reply_of", "repl
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
+THINKING_ROOM = 8192
 _FORMATS = ("json_schema", "json_object", "text")
 _TOKEN_LIMITS = ("max_completion_tokens", "max_tokens")
 _OURS = ("messages", "model", "n", "response_format", "stream")
@@ -61,7 +63,7 @@ class Dialect:
     token_limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """The former is OpenAI's, and the only one its reasoning models take; older servers know only the latter."""
     reasoning_effort: str = ""
-    """How long a reasoning model thinks: minimal, low, medium, high. Thoughts count against the reply's limit."""
+    """How long a reasoning model thinks: minimal, low, medium, high."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     """More fields of the body, as they are; null leaves a field out."""
 
@@ -84,6 +86,10 @@ class Dialect:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
+    def room(self) -> int:
+        """Tokens that thoughts may take, on top of the reply's limit."""
+        return THINKING_ROOM if self.reasoning_effort not in ("", "none") else 0
+
 
 class UnknownImage(ValueError):
     """An image is of no type that these services take."""
@@ -92,8 +98,9 @@ class UnknownImage(ValueError):
 def wire_body(request: Request, *, model: str, dialect: Dialect) -> dict[str, Any]:
     """The JSON body of a chat completion. Raises `UnknownImage`."""
     body: dict[str, Any] = {"model": model, "messages": [_message(m, request.images) for m in request.messages]}
-    for name, value in request.decoding.items():
-        body[dialect.token_limit_field if name == "max_output_tokens" else name] = value
+    body |= request.decoding
+    if "max_output_tokens" in body:
+        body[dialect.token_limit_field] = body.pop("max_output_tokens") + dialect.room()
     if request.schema is not None and dialect.response_format != "text":
         body["response_format"] = _response_format(request.schema, dialect)
     if dialect.reasoning_effort:

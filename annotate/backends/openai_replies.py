@@ -171,7 +171,7 @@ def _too_many(headers: Mapping[str, str], error: _Error, detail: str) -> Reply:
 
 def _error(body: Any) -> _Error:
     if isinstance(body, list):  # Gemini's compatible endpoint
-        body = body[0] if body else {}
+        return _error(body[0] if body else {})
     if not isinstance(body, Mapping):
         return _Error(message=str(body), words=str(body))
     inner = body.get("error", body)  # vLLM once sent the fields without the object around them
@@ -214,16 +214,18 @@ def _used_up(headers: Mapping[str, str]) -> dict[str, float | None]:
 
 def _seconds(text: Any) -> float | None:
     """Seconds of `7.5s`, `6m0s`, `120ms`, `1h2m`, `20 seconds`, or of a plain number; None of anything else."""
-    if not isinstance(text, str) or not re.fullmatch(r"(?:\s*\d+(?:\.\d+)?\s*[a-z]*)+\s*", text, re.I):
+    if not isinstance(text, str):
         return None
-    units = {"": 1.0, "ms": 0.001, "mi": 60.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    total = 0.0
-    for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.lower()):
-        size = 0.001 if unit.startswith("milli") else units.get(unit if unit == "ms" else unit[:1])
-        if size is None:
-            return None
-        total += float(number) * size
-    return total
+    text = text.strip().lower()
+    if re.fullmatch(r"\d{1,12}(?:\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(?:\d{1,12}(?:\.\d+)?\s?(?:ms|[dhms])[a-z]*\s?)+", text):
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    return sum(
+        float(number) * (0.001 if unit == "ms" or unit.startswith("milli") else units[unit[0]])
+        for number, unit in re.findall(r"(\d+(?:\.\d+)?)\s?([a-z]+)", text)
+    )
 
 
 def _until(date: str | None, now: str | None) -> float | None:

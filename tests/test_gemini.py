@@ -268,6 +268,15 @@ def test_connections_are_used_again(service: Service) -> None:
     assert service.stats()["connections"] == 1
 
 
+@backends
+def test_through_the_proxy_of_the_environment(backend: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", service.url)
+    monkeypatch.setenv("no_proxy", "elsewhere.invalid")
+    annotators = [BACKENDS[backend](model="m", base_url=f"http://{n}.invalid") for n in ("gemini", "elsewhere")]
+    replies = [ask(annotator, question("Which digit?"))[0] for annotator in annotators]
+    assert [reply.outcome for reply in replies] == [OK, TRANSIENT]  # the second host there is not
+
+
 # ---------------------------------------------------------------------------------------------------- what is sent
 
 COMPLETIONS = ["It is a 7.", "A nine, written in blue.\n\nI am sure.", "7", "Ich weiß nicht: 5 – oder 6?"]

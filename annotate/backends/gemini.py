@@ -3,9 +3,9 @@
     annotate: {backend: gemini, model: gemini-2.5-pro, options: {thinking_budget: 1024}}   # export GEMINI_API_KEY=...
 
 What the client does by itself is switched off, so that the runner alone decides what is asked again and paid for: its
-retries, the one that it makes only where aiohttp happens to be installed, its continuations, its function calling. It
-has a connection pool without a limit (its own holds 100, and calls time out waiting for one). Image bytes are sent as
-they are. What requests hold and what answers mean is in `gemini_wire.py`.
+retries, the one that it makes only where aiohttp happens to be installed, its continuations, its function calling. The
+connections are ours (its own pool holds 100, and calls time out waiting for one). Image bytes are sent as they are.
+What requests hold and what answers mean is in `gemini_wire.py`.
 """
 
 from __future__ import annotations
@@ -125,10 +125,10 @@ class Connection:
         from google import genai
         from google.genai import types
 
-        context = httpx2.create_ssl_context()
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
-        self._plain = httpx2.Client(verify=context)  # never used; the client would make one, and read certificates anew
-        self._http = httpx2.AsyncClient(verify=context, limits=limits, follow_redirects=True)
+        from annotate.backends.connections import Connections
+
+        self._http = httpx2.AsyncClient(transport=Connections(), follow_redirects=True)
+        self._plain = httpx2.Client(transport=httpx2.BaseTransport())  # never used; the client would make one
         options = types.HttpOptions(
             base_url=base_url or None,
             api_version=api_version,

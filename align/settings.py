@@ -140,6 +140,7 @@ class Annotate:
     workers: int | None = option(
         None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
     )
+    attempts: int = option(6, "tries of a request that meets errors of the service", operational=True, low=1)
     budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
     prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
@@ -167,6 +168,7 @@ class Teach:
     workers: int | None = option(
         None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
     )
+    attempts: int = option(6, "tries of a request that meets errors of the service", operational=True, low=1)
     budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
     prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 

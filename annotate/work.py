@@ -37,7 +37,7 @@ class AskingWork:
     ) -> None:
         """`annotator` is made from the settings where it is not given. Raises `UserError` where that fails."""
         self.read_image = read_image
-        self.patience = patience or Patience()
+        self.patience = patience or Patience(attempts=settings.attempts)
         self.lanes = make_lanes(settings, annotator)
         self.annotator = self.lanes[0].annotator
         self._asks = settings

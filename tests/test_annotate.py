@@ -109,6 +109,7 @@ class Settings:
     requests_per_day: int | None = None
     lanes: tuple = ()
     workers: int | None = None
+    attempts: int = 6
     wait_quota: bool = False
     budget_usd: float | None = None
     prices: str = ""

@@ -4,16 +4,17 @@
     krippendorff_alpha([[1, 1], [2, 3], [3, nan]])           ->  one row per unit, one column per rater
     Resamples(n_prompts, seed=0).interval(sums, kappa_of)    ->  Interval(value, low, high, n)
 
-Numpy only. Each coefficient is NaN where it is not defined (every value the same), never 0. The ratings of one prompt
-belong together, so the prompt is what is resampled. Every coefficient here is a function of sums over prompts (`*_of`),
-hence one set of resamples serves all figures of a card: a resample of a coefficient is a resample of its sums.
+Numpy only. Scores lie on the last axis; axes before it are as many prompts, done at once. NaN is a score that is
+missing, and a coefficient that is not defined (every score the same); neither is ever 0.
+
+The ratings of one prompt belong together, so the prompt is what is resampled. Every coefficient of a whole run is a
+function of sums over prompts (`*_of`), so that one set of resamples serves all figures.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import combinations
 from typing import Literal
 
@@ -36,8 +37,9 @@ def moments(a: ArrayLike, b: ArrayLike) -> Floats:
 
     They add up: the moments of two prompts are the sum of the moments of each.
     """
-    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    return np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), ((x - y) ** 2).sum()])
+    x, y, there = _both(a, b)
+    parts = [there.astype(np.float64), x, y, x * x, y * y, (x - y) ** 2]
+    return np.stack([part.sum(axis=-1) for part in parts], axis=-1)
 
 
 def kappa_of(summed: Floats) -> Floats:
@@ -51,68 +53,71 @@ def kappa_of(summed: Floats) -> Floats:
     return 1 - _ratio(n * dd, n * (aa + bb) - 2 * a * b)
 
 
-def quadratic_kappa(a: ArrayLike, b: ArrayLike) -> float:
+def quadratic_kappa(a: ArrayLike, b: ArrayLike) -> Floats:
     """Agreement of two raters beyond chance on an ordered scale: 1 perfect, 0 as by chance."""
-    return float(kappa_of(moments(a, b)))
+    return kappa_of(moments(a, b))
 
 
-def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> float:
-    """Kendall's tau-b (Kendall 1945): concordant minus discordant pairs, ties of either rater taken out of its norm."""
-    x, y = signs(a), signs(b)
-    norm = math.sqrt(int((x * x).sum()) * int((y * y).sum()))
-    return float((x * y).sum()) / norm if norm else math.nan
-
-
-def signs(scores: ArrayLike) -> NDArray[np.int64]:
+def signs(scores: ArrayLike) -> Floats:
     """For each two of `scores`, which is the greater one: 1 the first, -1 the second, 0 neither."""
     x = np.asarray(scores, dtype=np.float64)
-    first, second = _each_two(len(x))
-    return np.sign(x[first] - x[second]).astype(np.int64)
+    first, second = np.triu_indices(x.shape[-1], k=1)
+    found: Floats = np.sign(x[..., first] - x[..., second])
+    return found
+
+
+def kendall_tau_b(a: ArrayLike, b: ArrayLike) -> Floats:
+    """Kendall's tau-b (Kendall 1945): concordant minus discordant pairs, ties of either rater taken out of its norm."""
+    x, y, _ = _both(signs(a), signs(b))
+    return _ratio((x * y).sum(axis=-1), np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1)))
 
 
 def reversals(a: ArrayLike, b: ArrayLike) -> Floats:
     """How preferences (as `signs`) fare from one reading to the next: reversed, decided in both readings, all."""
-    x, y = np.asarray(a), np.asarray(b)
-    return np.array([float((x * y < 0).sum()), float((x * y != 0).sum()), float(len(x))])
+    x, y, there = _both(a, b)
+    return np.stack([part.sum(axis=-1).astype(np.float64) for part in (x * y < 0, x * y != 0, there)], axis=-1)
 
 
-def flip_rate(a: ArrayLike, b: ArrayLike) -> float:
+def flip_rate(a: ArrayLike, b: ArrayLike) -> Floats:
     """Share of all pairs of completions whose order by score reverses between two readings; a tie reverses nothing."""
-    reversed_, _, pairs = reversals(signs(a), signs(b))
-    return float(reversed_ / pairs) if pairs else math.nan
+    found = reversals(signs(a), signs(b))
+    return _ratio(found[..., 0], found[..., 2])
 
 
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
+def spearman(a: ArrayLike, b: ArrayLike) -> Floats:
     """Spearman's rank correlation (Spearman 1904): Pearson's of the ranks, ties at the middle of theirs."""
-    x, y = midranks(a), midranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    norm = math.sqrt(float((x * x).sum()) * float((y * y).sum()))
-    # one rounding error in the square root may not make a correlation of 1.0000000000000002
-    return max(-1.0, min(1.0, float((x * y).sum()) / norm)) if norm else math.nan
+    x, y, there = _both(a, b)
+    x, y = (midranks(np.where(there, values, np.nan)) for values in (x, y))
+    middle = (there.sum(axis=-1, keepdims=True) + 1) / 2
+    x, y = np.where(there, x - middle, 0.0), np.where(there, y - middle, 0.0)
+    rho = _ratio((x * y).sum(axis=-1), np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1)))
+    return np.clip(rho, -1.0, 1.0)  # a rounding error may not make it 1.0000000000000002
 
 
 def midranks(values: ArrayLike) -> Floats:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Ranks from 1; equal values share the mean of theirs. Meant for few values: compares each with each."""
     x = np.asarray(values, dtype=np.float64)
-    ordered = np.sort(x)
-    ranks: Floats = (np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right") + 1) / 2
-    return ranks
+    below = (x[..., :, None] > x[..., None, :]).sum(axis=-1)
+    equal = (x[..., :, None] == x[..., None, :]).sum(axis=-1)
+    return np.where(np.isnan(x), np.nan, below + (equal + 1) / 2)
 
 
 # -------------------------------------------------------------------------------------- any raters, values missing
 
 
 def coincidences(ratings: ArrayLike, levels: Sequence[float]) -> Floats:
-    """The coincidence matrix over `levels` of units (rows) by raters (columns), NaN where one is missing.
+    """The coincidence matrix over `levels` of units (last axis but one) by raters (last axis).
 
     Each two values of a unit with m of them count 1 / (m - 1); a unit with one value says nothing and counts nothing
     (Krippendorff 2011, section D). The matrices of several prompts add up.
     """
     values = np.asarray(ratings, dtype=np.float64)
-    counts = (values[:, :, None] == np.asarray(levels, dtype=np.float64)).sum(axis=1).astype(np.float64)
-    counts = counts[counts.sum(axis=1) >= 2]
-    weighted = counts / (counts.sum(axis=1, keepdims=True) - 1)
-    found: Floats = weighted.T @ counts - np.diag(weighted.sum(axis=0))
+    counts = (values[..., None] == np.asarray(levels, dtype=np.float64)).sum(axis=-2).astype(np.float64)
+    others = counts.sum(axis=-1, keepdims=True) - 1
+    weighted = np.divide(counts, others, out=np.zeros_like(counts), where=others > 0)
+    with_itself = np.eye(len(levels)) * weighted.sum(axis=-2)[..., None, :]
+    paired = np.where(others > 0, counts, 0.0)
+    found: Floats = np.swapaxes(weighted, -2, -1) @ paired - with_itself
     return found
 
 
@@ -134,24 +139,24 @@ def alpha_of(matrix: Floats, levels: Sequence[float], metric: Metric) -> Floats:
     return 1 - _ratio((marginals.sum(axis=-1) - 1) * observed, expected)
 
 
-def krippendorff_alpha(ratings: ArrayLike, metric: Metric = "ordinal") -> float:
+def krippendorff_alpha(ratings: ArrayLike, metric: Metric = "ordinal") -> Floats:
     """Agreement of any number of raters beyond chance, values missing or not: 1 perfect, 0 as by chance.
 
     From .8 upwards he takes data to be reliable, below .667 not even for tentative conclusions (Krippendorff 2004).
     """
+    levels = levels_of(ratings)
+    return alpha_of(coincidences(ratings, levels), levels, metric)
+
+
+def levels_of(ratings: ArrayLike) -> list[float]:
+    """The values that occur, in order."""
     values = np.asarray(ratings, dtype=np.float64)
-    levels = [float(v) for v in np.unique(values[~np.isnan(values)])]
-    return float(alpha_of(coincidences(values, levels), levels, metric))
+    return [float(v) for v in np.unique(values[~np.isnan(values)])]
 
 
 def each_two(n: int) -> list[tuple[int, int]]:
     """Each two of n things, the earlier first; the order of `signs`."""
     return list(combinations(range(n), 2))
-
-
-@cache
-def _each_two(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    return np.triu_indices(n, k=1)
 
 
 # -------------------------------------------------------------------------------------------------------- intervals
@@ -173,8 +178,10 @@ class Resamples:
     def __init__(self, n: int, *, seed: int = 0, draws: int = DRAWS) -> None:
         rng = np.random.Generator(np.random.PCG64(seed))
         self.times = np.zeros((draws, n), dtype=np.uint8)
-        for row in self.times if n else ():
-            row += np.bincount(rng.integers(0, n, size=n), minlength=n).astype(np.uint8)
+        for start in range(0, draws if n else 0, 100):  # in pieces, to stay small in memory
+            piece = self.times[start : start + 100]
+            for row, drawn in zip(piece, rng.integers(0, n, size=piece.shape), strict=True):
+                row[:] = np.bincount(drawn, minlength=n)
 
     def interval(
         self, sums: Floats, statistic: Statistic, *, least: float = -math.inf, most: float = math.inf
@@ -217,8 +224,15 @@ class Resamples:
         return Interval(value=found.value, low=bounds[0], high=bounds[1], n=found.n)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def _both(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Both raters' values, 0 where one is missing, and where none is."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    there = ~np.isnan(x) & ~np.isnan(y)
+    return np.where(there, x, 0.0), np.where(there, y, 0.0), there
+
+
+def _ratio(above: ArrayLike, below: ArrayLike) -> Floats:
     """Quotients; NaN, without a warning, where the divisor is 0."""
-    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
-    found: Floats = np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)
+    x, y = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    found: Floats = np.divide(x, y, out=np.full(y.shape, np.nan), where=y != 0)[()]
     return found

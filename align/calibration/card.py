@@ -49,7 +49,7 @@ def calibration_card(
         "schema": SCHEMA,
         "seed": seed,
         "annotator": _annotator(readings),
-        "outcomes": _outcomes(readings, failures, funnel),
+        "outcomes": _outcomes(readings, failures, funnel, planted=len(checks)),
         "scores": scores_section(readings, resamples),
         "position": position_section(readings, resamples, seed=seed),
         "length": length_section(readings, resamples, seed=seed),
@@ -78,9 +78,11 @@ def _counted(names: Sequence[str], found: Sequence[tuple[str | None, ...]]) -> l
     return [{**dict(zip(names, key, strict=True)), "annotations": counts[key]} for key in order]
 
 
-def _outcomes(readings: Readings, failures: Sequence[Failure], funnel: Mapping[str, int]) -> dict[str, Any]:
+def _outcomes(
+    readings: Readings, failures: Sequence[Failure], funnel: Mapping[str, int], *, planted: int
+) -> dict[str, Any]:
     """What became of every question: how many were answered, how many failed and why; and of the prompts."""
-    answered = len(readings.annotations)
+    answered = len(readings.annotations) + planted
     reasons = Counter(f.reason.value for f in failures)
     total = answered + len(failures)
     there = {read.prompt_id for read in readings.prompts}
@@ -88,6 +90,7 @@ def _outcomes(readings: Readings, failures: Sequence[Failure], funnel: Mapping[s
     return {
         "n": total,
         "answered": answered,
+        "answered_checks": planted,
         "failed": len(failures),
         "failed_share": plain(len(failures) / total if total else None, total, "nothing was asked"),
         "reasons": [{"reason": r, "count": reasons[r]} for r in sorted(reasons, key=lambda r: (-reasons[r], r))],

@@ -7,16 +7,14 @@ the prompt, as pairs do.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from align.calibration.figure import Figure, figure, left_out
-from align.calibration.readings import PREFERENCE, Read, Readings
-from align.calibration.scores import NOTHING
+from align.calibration.readings import PREFERENCE, Readings
+from align.calibration.scores import NOTHING, totals
 from align.reliability import (
     Metric,
     Resamples,
@@ -25,13 +23,13 @@ from align.reliability import (
     each_two,
     kappa_of,
     kendall_tau_b,
+    levels_of,
     mean_of,
     moments,
-    per_prompt,
     reversals,
     signs,
 )
-from align.stats import Floats, Interval
+from align.stats import Floats
 
 SAME = "all scores are the same: agreement beyond chance is not defined"
 TIED = "in no prompt do the completions differ in both passes"
@@ -50,7 +48,7 @@ def consistency_section(readings: Readings, resamples: Resamples) -> dict[str, A
     return {
         "n": repeated,
         "passes": [{"passes": n, "prompts": passes[n]} for n in sorted(passes)],
-        "measures": {name: _measure(name, readings, resamples) for name in readings.measures},
+        "measures": {name: _measure(readings.tables[name], resamples) for name in readings.measures},
         "preferences": _flips(readings, resamples),
     }
 
@@ -58,74 +56,39 @@ def consistency_section(readings: Readings, resamples: Resamples) -> dict[str, A
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-def _measure(name: str, readings: Readings, resamples: Resamples) -> dict[str, Figure]:
-    width = 1 + max(number for read in readings.prompts for number in read.passes)
-    tables = [_table(name, read, width) for read in readings.prompts]
-    taus = [_mean_tau(table) for table in tables]
-    differences = [_absolute_differences(table) for table in tables]
-    ordinal, interval = _alphas(tables, resamples)
+def _measure(table: Floats, resamples: Resamples) -> dict[str, Figure]:
+    """All coefficients of one attribute; `table` is prompts x completions x passes."""
+    readings = np.moveaxis(table, -1, 0)
+    pairs = [(readings[i], readings[j]) for i, j in each_two(len(readings))]
+    taus = np.stack([kendall_tau_b(a, b) for a, b in pairs], axis=-1)
+    differences = np.stack([np.abs(a - b) for a, b in pairs], axis=-1)
     return {
-        "kappa": figure(_kappa(tables, width, resamples), SAME),
-        "alpha_ordinal": ordinal,
-        "alpha_interval": interval,
-        "tau_b": figure(resamples.coefficient(per_prompt(taus), mean_of), TIED),
-        "mean_absolute_difference": figure(resamples.mean(per_prompt(differences)), NO_PAIR),
+        "kappa": _kappa(np.stack([moments(a, b) for a, b in pairs], axis=1), resamples),
+        "alpha_ordinal": _alpha(table, "ordinal", resamples),
+        "alpha_interval": _alpha(table, "interval", resamples),
+        "tau_b": figure(resamples.coefficient(totals(taus), mean_of), TIED),
+        "mean_absolute_difference": figure(resamples.mean(totals(differences)), NO_PAIR),
     }
 
 
-def _table(name: str, read: Read, width: int) -> Floats:
-    """The prompt's scores: a row per completion, a column per pass number, NaN where there is none."""
-    table = np.full((len(read.lengths), width), np.nan)
-    for number, by_completion in read.passes.items():
-        for row, completion in enumerate(read.lengths):
-            table[row, number] = by_completion.get(completion, {}).get(name, np.nan)
-    return table
-
-
-def _both(table: Floats, first: int, second: int) -> tuple[Floats, Floats]:
-    """Two passes' scores of the completions that both have."""
-    there = ~np.isnan(table[:, first]) & ~np.isnan(table[:, second])
-    return table[there, first], table[there, second]
-
-
-def _kappa(tables: Sequence[Floats], width: int, resamples: Resamples) -> Interval:
+def _kappa(sums: Floats, resamples: Resamples) -> Figure:
     """Quadratic kappa of each two passes, averaged over them (Light 1971)."""
-    pairs = each_two(width)
-    sums = [np.concatenate([moments(*_both(table, *pair)) for pair in pairs]) for table in tables]
+    shape = sums.shape[1:]
 
     def mean_kappa(summed: Floats) -> Floats:
-        kappas = kappa_of(summed.reshape(len(summed), len(pairs), -1))
-        known = ~np.isnan(kappas)
-        return mean_of(np.stack([np.where(known, kappas, 0.0).sum(axis=1), known.sum(axis=1)], axis=1))
+        return mean_of(totals(kappa_of(summed.reshape(-1, *shape))))
 
-    return resamples.coefficient(np.array(sums), mean_kappa)
+    return figure(resamples.coefficient(sums.reshape(len(sums), -1), mean_kappa), SAME)
 
 
-def _alphas(tables: Sequence[Floats], resamples: Resamples) -> tuple[Figure, Figure]:
-    """Alpha with the ordinal and with the interval metric."""
-    seen = np.unique(np.concatenate([table[~np.isnan(table)] for table in tables]))
-    levels = [float(v) for v in seen]
-    sums = np.array([coincidences(table, levels).ravel() for table in tables])
+def _alpha(table: Floats, metric: Metric, resamples: Resamples) -> Figure:
+    levels = levels_of(table)
 
-    def alpha(metric: Metric) -> Figure:
-        def of(summed: Floats) -> Floats:
-            return alpha_of(summed.reshape(-1, len(levels), len(levels)), levels, metric)
+    def alpha(summed: Floats) -> Floats:
+        return alpha_of(summed.reshape(-1, len(levels), len(levels)), levels, metric)
 
-        return figure(resamples.coefficient(sums, of), SAME)
-
-    return alpha("ordinal"), alpha("interval")
-
-
-def _mean_tau(table: Floats) -> tuple[float, float]:
-    """Mean tau of each two passes, and 1; or nothing, where no two passes tell the completions apart."""
-    found = [kendall_tau_b(*_both(table, *pair)) for pair in each_two(table.shape[1])]
-    known = [tau for tau in found if not math.isnan(tau)]
-    return (sum(known) / len(known), 1.0) if known else (0.0, 0.0)
-
-
-def _absolute_differences(table: Floats) -> tuple[float, float]:
-    both = [_both(table, *pair) for pair in each_two(table.shape[1])]
-    return sum(float(np.abs(a - b).sum()) for a, b in both), float(sum(len(a) for a, _ in both))
+    sums = coincidences(table, levels).reshape(len(table), -1)
+    return figure(resamples.coefficient(sums, alpha), SAME)
 
 
 # ------------------------------------------------------------------------------------------------------ preferences
@@ -136,35 +99,35 @@ def _flips(readings: Readings, resamples: Resamples) -> dict[str, Figure]:
 
     `flip_rate` is of all pairs of completions, `flip_rate_decided` of those that are no tie in either pass.
     """
-    rows = []
-    for read in readings.prompts:
-        said = _preferences(read)
-        found = np.zeros(3)
-        for first, second in each_two(len(said)):
-            shared = sorted(said[first].keys() & said[second].keys())
-            found += reversals([said[first][s] for s in shared], [said[second][s] for s in shared])
-        rows.append(found)
-    sums = per_prompt(rows, columns=3)
-    decided = "no two completions differ in both passes"
+    by_pass = _scored(readings) if readings.measures else _preferred(readings)
+    pairs = each_two(len(by_pass))
+    sums = np.zeros((len(readings.prompts), 3))
+    for first, second in pairs:
+        sums += reversals(by_pass[first], by_pass[second])
     return {
         "flip_rate": figure(resamples.share(sums[:, [0, 2]]), NO_PAIR),
-        "flip_rate_decided": figure(resamples.share(sums[:, [0, 1]]), decided),
+        "flip_rate_decided": figure(resamples.share(sums[:, [0, 1]]), "no two completions differ in both passes"),
         "decided": figure(resamples.share(sums[:, [1, 2]]), NO_PAIR),
     }
 
 
-def _preferences(read: Read) -> list[Mapping[tuple[str, str], int]]:
-    """Per pass: two completions -> 1 if the first is better, -1 if the second is, 0 if neither."""
-    found: dict[int, dict[tuple[str, str], int]] = {}
-    for number, by_completion in read.passes.items():
-        scored = {c: scores[PREFERENCE] for c, scores in by_completion.items() if PREFERENCE in scores}
-        ids = sorted(scored)
-        pairs = [(ids[i], ids[j]) for i, j in each_two(len(ids))]
-        found[number] = dict(zip(pairs, map(int, signs([scored[c] for c in ids])), strict=True))
-    for annotation in read.annotations:
-        if annotation.preference is not None:
-            one, other = annotation.shown_order
-            sign = {"first": 1, "second": -1, "tie": 0}[annotation.preference]
-            key, sign = ((one, other), sign) if one < other else ((other, one), -sign)
-            found.setdefault(annotation.pass_index, {})[key] = sign
-    return [found[number] for number in sorted(found)]
+def _scored(readings: Readings) -> list[Floats]:
+    """Per pass: prompts x pairs of completions, which of them has the higher preference score."""
+    return [signs(scores) for scores in np.moveaxis(readings.tables[PREFERENCE], -1, 0)]
+
+
+def _preferred(readings: Readings) -> list[Floats]:
+    """The same from pairwise annotations: 1 the completion that comes first by id, -1 the other, 0 neither."""
+    numbers = sorted({a.pass_index for a in readings.annotations})
+    most = max(len(read.lengths) for read in readings.prompts)
+    column = {pair: i for i, pair in enumerate(each_two(most))}
+    made = np.full((len(numbers), len(readings.prompts), len(column)), np.nan)
+    for i, read in enumerate(readings.prompts):
+        place = {completion: k for k, completion in enumerate(read.lengths)}
+        for annotation in read.annotations:
+            if annotation.preference is not None:
+                one, other = (place[c] for c in annotation.shown_order)
+                sign = {"first": 1.0, "second": -1.0, "tie": 0.0}[annotation.preference]
+                pair, sign = ((one, other), sign) if one < other else ((other, one), -sign)
+                made[numbers.index(annotation.pass_index), i, column[pair]] = sign
+    return list(made)

@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
+from align.stats import Floats
 from annotate.records import Annotated, Annotation, Rubric
 
 PREFERENCE = "preference score"
@@ -29,26 +32,15 @@ class Read:
 
     prompt_id: str
     lengths: Mapping[str, int]
-    """Completion id -> characters."""
+    """Completion id -> characters, by id."""
     passes: Mapping[int, Mapping[str, Scores]]
     """Pass -> completion id -> scores; a pass whose reply could not be read is absent."""
     annotations: Sequence[Annotation]
 
-    @cached_property
-    def means(self) -> dict[str, dict[str, float]]:
-        """Completion id -> scores, mean over passes: what pairs are built from."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for by_completion in self.passes.values():
-            for completion, scores in by_completion.items():
-                for name, value in scores.items():
-                    found.setdefault(completion, {}).setdefault(name, []).append(value)
-        # thirds and sevenths that are equal must come out equal
-        return {c: {n: round(sum(v) / len(v), 6) for n, v in by.items()} for c, by in sorted(found.items())}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """All prompts, by id."""
+    """All prompts, by id; and their scores as arrays of prompts by completions by passes, NaN where there is none."""
 
     prompts: Sequence[Read]
     attributes: Sequence[str]
@@ -62,9 +54,48 @@ class Readings:
         """Every attribute, and the preference score."""
         return (*self.attributes, PREFERENCE) if self.attributes else ()
 
-    @property
+    @cached_property
     def annotations(self) -> list[Annotation]:
         return [a for read in self.prompts for a in read.annotations]
+
+    @cached_property
+    def tables(self) -> dict[str, Floats]:
+        """Measure -> prompts x completions x passes."""
+        numbers = sorted({number for read in self.prompts for number in read.passes})
+        column = {number: i for i, number in enumerate(numbers)}
+        shape = (len(self.prompts), self._most, len(numbers))
+        made = {name: np.full(shape, np.nan) for name in self.measures}
+        for i, read in enumerate(self.prompts):
+            row = {completion: k for k, completion in enumerate(read.lengths)}
+            for number, by_completion in read.passes.items():
+                for completion, scores in by_completion.items():
+                    for name, value in scores.items():
+                        made[name][i, row[completion], column[number]] = value
+        return made
+
+    @cached_property
+    def means(self) -> dict[str, Floats]:
+        """Measure -> prompts x completions, mean over passes: what pairs are built from."""
+        made = {}
+        for name, table in self.tables.items():
+            there = ~np.isnan(table)
+            n = there.sum(axis=-1)
+            total = np.where(there, table, 0.0).sum(axis=-1)
+            # rounded: thirds and sevenths that are equal must come out equal
+            made[name] = np.where(n > 0, np.round(total / np.maximum(n, 1), 6), np.nan)
+        return made
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """Prompts x completions: characters."""
+        made = np.full((len(self.prompts), self._most), np.nan)
+        for row, read in zip(made, self.prompts, strict=True):
+            row[: len(read.lengths)] = list(read.lengths.values())
+        return made
+
+    @property
+    def _most(self) -> int:
+        return max((len(read.lengths) for read in self.prompts), default=0)
 
     def margin(self, measure: str) -> float:
         """The change of a mean that is too small to matter: a sixteenth of the scale, 0.25 points of 0 to 4."""

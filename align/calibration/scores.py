@@ -7,70 +7,65 @@ averaged over prompts, so that prompts that call for long answers do not count a
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from align.calibration.figure import Figure, figure, left_out, plain
-from align.calibration.readings import PREFERENCE, Read, Readings
+from align.calibration.readings import PREFERENCE, Readings
 from align.reliability import Resamples, mean_of, per_prompt, spearman
-from align.stats import sign_flip_p
+from align.stats import Floats, sign_flip_p
 
 NO_SCORES = "nothing is scored: pairwise annotations hold preferences, no scores"
 NOTHING = "nothing is annotated"
 
 
-def why_no_scores(readings: Readings) -> str:
-    return NO_SCORES if readings.annotations else NOTHING
+def totals(values: Floats) -> Floats:
+    """Sum and number of each prompt's values, missing ones (NaN) left out: a mean as `Resamples` takes it."""
+    known = ~np.isnan(values)
+    axes = tuple(range(1, values.ndim))
+    return np.stack([np.where(known, values, 0.0).sum(axis=axes), known.sum(axis=axes)], axis=-1).astype(np.float64)
 
 
 def scores_section(readings: Readings, resamples: Resamples) -> dict[str, Any]:
     """Per attribute: how often each level was given, the mean, the share of saturated prompts."""
     if not readings.measures:
-        return left_out(why_no_scores(readings))
-    means = [read.means for read in readings.prompts]
+        return left_out(NO_SCORES if readings.annotations else NOTHING)
     return {
-        "n": sum(map(bool, means)),
+        "n": sum(bool(read.passes) for read in readings.prompts),
         "preference_score": list(readings.summed),
         "measures": {
             name: {
                 "levels": _levels(name, readings),
-                "n_ratings": sum(name in scores for scores in _ratings(readings)),
-                "mean": _mean(name, readings, resamples),
-                "saturated": _saturated(name, means, resamples),
+                "n_ratings": int((~np.isnan(readings.tables[name])).sum()),
+                "mean": figure(resamples.mean(totals(readings.tables[name])), NOTHING),
+                "saturated": _saturated(readings.means[name], resamples),
             }
             for name in readings.measures
         },
     }
 
 
-def _ratings(readings: Readings) -> list[Mapping[str, float]]:
-    """The scores of every rating."""
-    return [s for read in readings.prompts for of_pass in read.passes.values() for s in of_pass.values()]
-
-
 def _levels(name: str, readings: Readings) -> list[dict[str, int]]:
     """How often each score was given, from the lowest of the scale (of those seen, where it is not known)."""
-    counts = Counter(int(scores[name]) for scores in _ratings(readings) if name in scores)
+    table = readings.tables[name]
+    counts = Counter(table[~np.isnan(table)].astype(int).tolist())
     known = readings.rubric.attributes if readings.rubric else {}
-    of = [known[n] for n in (readings.summed if name == PREFERENCE else (name,)) if n in known]
-    low = min([sum(s.low for s in of), *counts] if of else counts)
-    high = max([sum(s.high for s in of), *counts] if of else counts)
-    return [{"level": level, "count": counts[level]} for level in range(low, high + 1)]
+    scales = [known[n] for n in (readings.summed if name == PREFERENCE else (name,)) if n in known]
+    ends = [*counts, *([sum(s.low for s in scales), sum(s.high for s in scales)] if scales else [])]
+    return [{"level": level, "count": counts[level]} for level in range(min(ends), max(ends) + 1)] if ends else []
 
 
-def _mean(name: str, readings: Readings, resamples: Resamples) -> Figure:
-    given = [[s[name] for p in read.passes.values() for s in p.values() if name in s] for read in readings.prompts]
-    return figure(resamples.mean(per_prompt([(sum(v), len(v)) for v in given])), NOTHING)
-
-
-def _saturated(name: str, means: Sequence[Mapping[str, Mapping[str, float]]], resamples: Resamples) -> Figure:
-    rows = []
-    for by_completion in means:
-        values = [scores[name] for scores in by_completion.values() if name in scores]
-        rows.append((float(len(set(values)) == 1), 1.0) if len(values) > 1 else (0.0, 0.0))
-    return figure(resamples.share(per_prompt(rows)), "no prompt has two scored completions")
+def _saturated(means: Floats, resamples: Resamples) -> Figure:
+    several = (~np.isnan(means)).sum(axis=1) > 1
+    lowest = np.where(np.isnan(means), np.inf, means).min(axis=1)
+    highest = np.where(np.isnan(means), -np.inf, means).max(axis=1)
+    return figure(
+        resamples.share(np.stack([several & (lowest == highest), several], axis=-1).astype(np.float64)),
+        "no prompt has two scored completions",
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- length
@@ -82,41 +77,30 @@ def length_section(readings: Readings, resamples: Resamples, *, seed: int) -> di
         return left_out(NOTHING)
     if not readings.measures:
         return {"unit": "characters", **_longer_preferred(readings, resamples, seed)}
-    means = [read.means for read in readings.prompts]
+    undefined = "in no prompt do both score and length differ"
     correlations = {}
     for name in readings.measures:
-        rows = [_correlation(name, scores, read) for scores, read in zip(means, readings.prompts, strict=True)]
-        why = "in no prompt do both score and length differ"
-        correlations[name] = figure(resamples.coefficient(per_prompt(rows), mean_of), why)
-    gaps = [_best_minus_worst(scores, read) for scores, read in zip(means, readings.prompts, strict=True)]
-    why = "in no prompt do the preference scores differ"
+        by_prompt = spearman(readings.means[name], readings.lengths)
+        correlations[name] = figure(resamples.coefficient(totals(by_prompt[:, None]), mean_of), undefined)
+    gaps = _best_minus_worst(readings.means[PREFERENCE], readings.lengths)
     return {
-        "n": sum(map(bool, means)),
+        "n": sum(bool(read.passes) for read in readings.prompts),
         "unit": "characters",
         "spearman": correlations,
-        "best_minus_worst": figure(resamples.mean(per_prompt(gaps)), why),
+        "best_minus_worst": figure(
+            resamples.mean(totals(gaps[:, None])), "in no prompt do the preference scores differ"
+        ),
     }
 
 
-def _correlation(name: str, scores: Mapping[str, Mapping[str, float]], read: Read) -> tuple[float, float]:
-    """A prompt's correlation as a row of sums: (value, 1), or (0, 0) where there is none."""
-    rated = [c for c, by in scores.items() if name in by]
-    if len(rated) < 2:
-        return 0.0, 0.0
-    found = spearman([scores[c][name] for c in rated], [read.lengths[c] for c in rated])
-    return (0.0, 0.0) if math.isnan(found) else (found, 1.0)
-
-
-def _best_minus_worst(scores: Mapping[str, Mapping[str, float]], read: Read) -> tuple[float, float]:
-    """Length of the best minus length of the worst by preference score, means where several are equally good."""
-    by_score: dict[float, list[int]] = {}
-    for completion, by in scores.items():
-        if PREFERENCE in by:
-            by_score.setdefault(by[PREFERENCE], []).append(read.lengths[completion])
-    if len(by_score) < 2:
-        return 0.0, 0.0
-    best, worst = by_score[max(by_score)], by_score[min(by_score)]
-    return sum(best) / len(best) - sum(worst) / len(worst), 1.0
+def _best_minus_worst(scores: Floats, lengths: Floats) -> Floats:
+    """Length of the best minus length of the worst, means where several are equally good; NaN where all are."""
+    made = np.full(len(scores), np.nan)
+    for i, (row, long) in enumerate(zip(scores, lengths, strict=True)):
+        known = row[~np.isnan(row)]
+        if len(known) and known.min() < known.max():
+            made[i] = long[row == known.max()].mean() - long[row == known.min()].mean()
+    return made
 
 
 def _longer_preferred(readings: Readings, resamples: Resamples, seed: int) -> dict[str, Any]:

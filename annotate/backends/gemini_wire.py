@@ -29,6 +29,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 from annotate.errors import UserError
@@ -141,12 +142,14 @@ def wire_request(request: Request, options: Options) -> WireRequest:
 
 
 def _parts(message: Message, images: Sequence[bytes]) -> Iterator[dict[str, Any]]:
-    for part in message.parts:
-        if part.kind == "image":
-            data = images[part.image]
-            yield {"inline_data": {"mime_type": mime_type(data, part.image), "data": data}}
-        elif part.text:  # an empty part is refused
-            yield {"text": part.text}
+    """Texts that follow one another are one part: it says the same, and the client's work is by the part."""
+    for kind, parts in groupby(message.parts, key=lambda part: part.kind):
+        if kind == "image":
+            for part in parts:
+                data = images[part.image]
+                yield {"inline_data": {"mime_type": mime_type(data, part.image), "data": data}}
+        elif text := "".join(part.text for part in parts):  # an empty part is refused
+            yield {"text": text}
 
 
 def mime_type(data: bytes, index: int = 0) -> str:

@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 from annotate.protocol import Message, Part, Request
 from annotate.records import IMAGE_PLACEHOLDER, Completion, Prompt, Rubric, Turn, sha256_of
-from annotate.replies import ReplyError, Row, integer, preferences, ratings_in, without_thoughts
+from annotate.replies import Preference, ReplyError, Row, integer, join, preferences, read_ratings, without_thoughts
 
 Mode = Literal["listwise", "pointwise", "pairwise"]
-Preference = Literal["first", "second", "tie"]
 
 __all__ = ["Mode", "ParsedReply", "Preference", "Rated", "ReplyError", "parse_reply", "render_request", "write_reply"]
 
@@ -238,45 +237,54 @@ class ParsedReply:
     preference: Preference | None = None
 
 
-def parse_reply(text: str, n_shown: int, rubric: Rubric, *, pairwise: bool = False) -> ParsedReply:
-    """What `text` says of the `n_shown` completions. Raises `ReplyError` with the reason where it is not certain."""
+def parse_reply(
+    text: str, n_shown: int, rubric: Rubric, *, pairwise: bool = False, completions: Sequence[str] = ()
+) -> ParsedReply:
+    """What `text` says of the `n_shown` completions. Raises `ReplyError` with the reason where it is not certain.
+
+    `completions` are the texts that were shown: ratings that one of them holds and the reply quotes are not its own.
+    """
     thoughts, text = without_thoughts(text)
     if not text.strip():
         raise ReplyError("the reply is empty")
     if pairwise:
-        reasoning, found = preferences(text)
+        reasoning, found = preferences(text, completions)
         if len(set(found)) != 1:
             raise ReplyError(f"expected one preference, found {', '.join(found) or 'none'}")
-        return ParsedReply(reasoning=_joined(thoughts, reasoning), preference=found[0])
-    reasoning, rows = ratings_in(text, rubric)
-    ratings = tuple(_rated(row, position, rubric) for position, row in enumerate(_by_position(rows, n_shown), 1))
-    return ParsedReply(reasoning=_joined(thoughts, reasoning), ratings=ratings)
+        return ParsedReply(reasoning=join(thoughts, reasoning), preference=found[0])
+    reading = read_ratings(text, rubric, completions)
+    if reading is None:
+        raise ReplyError("no ratings found")
+    ratings = _ratings(reading.rows, n_shown, rubric)
+    again = read_ratings(reading.rest, rubric, completions)
+    if again and [r.scores for r in _ratings(again.rows, n_shown, rubric)] != [r.scores for r in ratings]:
+        raise ReplyError("other ratings stand behind the ratings")
+    return ParsedReply(reasoning=join(thoughts, reading.reasoning), ratings=ratings)
 
 
-def _joined(*texts: str) -> str:
-    return "\n".join(t.strip() for t in texts if t.strip())
+def _ratings(rows: Sequence[Row], n_shown: int, rubric: Rubric) -> tuple[Rated, ...]:
+    return tuple(_rated(row, position, rubric) for position, row in enumerate(_by_position(rows, n_shown), 1))
 
 
 def _by_position(rows: Sequence[Row], n_shown: int) -> list[Row]:
-    """One row per completion, in the order shown; rows without a number count in the order in which they stand."""
+    """One row per completion, in the order shown; rows without a label count in the order in which they stand."""
     if len(rows) != n_shown:
         raise ReplyError(f"{len(rows)} rating(s) for {n_shown} completion(s)")
-    if n_shown == 1 and rows[0].position is None:
+    labels = [row.label for row in rows if row.label is not None]
+    if not labels or (n_shown == 1 and not labels[0].certain):
         return list(rows)
-    if any(row.unclear for row in rows):
+    places = [label.position for label in labels if label.position is not None]
+    if len(places) < n_shown:
         raise ReplyError("a rating does not say which completion it is of")
-    if all(row.position is None for row in rows):
-        return list(rows)
-    placed: dict[int, Row] = {}
-    for row in rows:
-        if row.position is None:
-            raise ReplyError("a rating does not say which completion it is of")
-        if not 1 <= row.position <= n_shown:
-            raise ReplyError(f"rates completion {row.position}; shown were 1 to {n_shown}")
-        if row.position in placed:
-            raise ReplyError(f"completion {row.position} is rated twice")
-        placed[row.position] = row
-    return [placed[p] for p in range(1, n_shown + 1)]
+    for place in places:
+        if not 1 <= place <= n_shown:
+            raise ReplyError(f"rates completion {place}; shown were 1 to {n_shown}")
+        if places.count(place) > 1:
+            raise ReplyError(f"completion {place} is rated twice")
+    # A letter, or a number that may be a quotation, is believed where the order of the ratings says the same.
+    if places != sorted(places) and not all(label.certain for label in labels):
+        raise ReplyError("the ratings stand in another order than they seem to say, and do not say it by number")
+    return [rows[places.index(place)] for place in range(1, n_shown + 1)]
 
 
 def _rated(row: Row, position: int, rubric: Rubric) -> Rated:

@@ -75,6 +75,8 @@ READABLE = {
         '{"helpfulness": "4", "correctness": "3/4", "coherence": "4 out of 4", "complexity": "1", "verbosity":"**2**"}',
         [A],
     ),
+    # The schema that was sent calls 3.0 an integer; what it means is certain.
+    "a whole number with a point": (A_JSON.replace("3", "3.0"), [A]),
     "no number needed for one": (f"Good. {A_JSON.replace(chr(34) + 'completion' + chr(34) + ': 1, ', '')}", [A]),
     "thinking aloud with a draft": (f"<think>maybe {B_JSON}</think>{A_JSON}", [A]),
     "braces in the prose": ("The set {7} and the list [1, 2] are shown.\n" + A_JSON, [A]),
@@ -144,7 +146,8 @@ FOUR = ", ".join(A_JSON.replace('"completion": 1', f'"completion": {i}') for i i
 UNREADABLE = {
     "empty": ("", 1, "the reply is empty"),
     "a refusal": ("I cannot rate this.", 1, "no ratings found"),
-    "cut off": (f'{{"ratings": [{A_JSON}, {B_JSON[:50]}', 2, "1 rating(s) for 2"),
+    "cut off": (f'{{"ratings": [{A_JSON}, {B_JSON[:50]}', 2, "cut off within a JSON object"),
+    "cut off, with all that was wanted": (f'{{"ratings": [{A_JSON}', 1, "cut off within a JSON object"),
     "three ratings for four completions": (f"[{FOUR}]", 4, "3 rating(s) for 4 completion(s)"),
     "one too many": (f"[{FOUR}]", 2, "3 rating(s) for 2 completion(s)"),
     "the same one twice": (f"[{A_JSON}, {A_JSON}]", 2, "completion 1 is rated twice"),
@@ -158,7 +161,7 @@ UNREADABLE = {
     "by letters": (
         f"[{A_JSON.replace('1', chr(34) + 'B' + chr(34), 1)}, {B_JSON}]",
         2,
-        "does not say which completion",
+        "completion 2 is rated twice",
     ),
     "ranked": (
         f'[{{"rank": 1, {UNNUMBERED_B[1:]}, {{"rank": 2, {UNNUMBERED_A[1:]}]',
@@ -179,7 +182,6 @@ UNREADABLE = {
     "on second thoughts": (f"Helpfulness: 3 -> 4{LINES}", 1, "helpfulness is '3 -> 4'"),
     "a five": (A_JSON.replace("4", "5"), 1, "helpfulness is 5, not a whole number from 0 to 4"),
     "a half": (A_JSON.replace("3", "3.5"), 1, "correctness is 3.5"),
-    "a float": (A_JSON.replace("3", "4.0"), 1, "correctness is 4.0"),
     "a minus": (A_JSON.replace("3", "-1"), 1, "correctness is -1"),
     "true": (A_JSON.replace("3", "true"), 1, "correctness is True"),
     "nothing": (A_JSON.replace("3", "null"), 1, "correctness is None"),
@@ -197,10 +199,10 @@ UNREADABLE = {
     ),
     "a minus in plain lines": (f"Helpfulness: -1{LINES}", 1, "no helpfulness"),
     "nothing of four in plain lines": (f"Helpfulness: /4{LINES}", 1, "no helpfulness"),
-    "a float in plain lines": (
-        "Helpfulness: 4.0\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2",
+    "a half in plain lines": (
+        "Helpfulness: 4.5\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2",
         1,
-        "'4.0'",
+        "'4.5'",
     ),
     "a choice in plain lines": (
         "Helpfulness: 3 or 4\nCorrectness: 3\nCoherence: 4\nComplexity: 1\nVerbosity: 2",
@@ -289,9 +291,7 @@ RATINGS = st.lists(
 
 @given(ratings=RATINGS, reasoning=st.text(alphabet=st.characters(exclude_characters="<{["), max_size=60))
 def test_what_is_written_is_read_back(ratings: list[Rated], reasoning: str) -> None:
-    # Strings within JSON lose a comma before a closing bracket, which is forgiven everywhere.
-    plain = [Rated(scores=r.scores, rationale=r.rationale.replace(",", "")) for r in ratings]
-    assert list(parse_reply(write_reply(reasoning, plain), len(ratings), RUBRIC).ratings) == plain
+    assert list(parse_reply(write_reply(reasoning, ratings), len(ratings), RUBRIC).ratings) == ratings
 
 
 @given(

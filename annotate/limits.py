@@ -28,6 +28,8 @@ class Patience:
     """The wait is drawn below first_seconds, twice that, four times that, ... and never above this."""
     pauses: int = 30
     """Pauses of a lane, one after the other with nothing achieved in between, before giving up."""
+    outages: int = 8
+    """Pauses of a lane, one after the other, because it answers nothing but errors; about four minutes."""
     errors: int = 20
     """Transient errors in a row, over all requests, after which the service is taken to be down."""
     reasks: int = 2

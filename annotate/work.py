@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from annotate.asking import AskSettings, Call, ReadImage, ask_all, tokens_of
+from annotate.asked import tokens_of
+from annotate.asking import AskSettings, Call, ReadImage, ask_all
 from annotate.lanes import LaneSettings, check_lanes, make_lanes
 from annotate.limits import Patience
 from annotate.protocol import Annotator, Priced

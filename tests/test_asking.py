@@ -243,7 +243,7 @@ def test_a_service_that_is_down_is_waited_for_and_costs_no_row(tmp_path: Path) -
             return DOWN
 
     with pytest.raises(Stopped, match=r"nothing but errors \(503\)"):
-        run_work(work_of(60, Gone(), replace(patience, pauses=3), workers=30), tmp_path / "gone")
+        run_work(work_of(60, Gone(), replace(patience, outages=3), workers=30), tmp_path / "gone")
 
 
 def test_twenty_refusals_in_a_row_stop_the_run(tmp_path: Path) -> None:

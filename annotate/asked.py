@@ -1,0 +1,218 @@
+"""One call while it is being asked: from its admission to its line in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from annotate.errors import Stopped, UserError
+from annotate.gate import spelled
+from annotate.keys import scrub
+from annotate.lanes import Lane
+from annotate.limits import insist
+from annotate.protocol import Annotator, Outcome, Reply, Request
+from annotate.records import Prompt, Reason
+
+if TYPE_CHECKING:
+    from annotate.asking import Asking, Call, ReadImage
+
+UNREADABLE = "unreadable"
+"""Outcome of a call whose replies are all of no use; that of any other line is the last reply's."""
+
+
+class Asked:
+    """One call while it is being asked."""
+
+    def __init__(self, run: Asking, call: Call, request: Request, lane: Lane) -> None:
+        """`request` is the call's first one, `lane` that by which it has already been let in."""
+        self.run, self.call, self.request = run, call, request
+        self.lane: Lane | None = lane
+        self.kept: list[str] = []
+
+    async def line(self) -> dict[str, Any]:
+        """Ask until there is a reply of use, or none is to be had."""
+        line: dict[str, Any] = {**_LINE, **self.call.note(), "replies": []}
+        attempt, room = 0, 1
+        # A reply from fixed decoding would only come again; another may be better. Bad output is never sent back.
+        fresh = 0 if self.run.lanes[0].traits.deterministic else self.run.patience.reasks
+        try:
+            while True:
+                kept = await self._reply()
+                _add(line, kept)
+                cut_off = kept["reason"] == Reason.CUT_OFF.value
+                if kept["text"] and self.call.readable(kept["text"], cut_off):
+                    return line | {"outcome": Outcome.OK.value, "reason": None, "detail": ""}
+                if (cut_off and room == 1) or (kept["outcome"] == Outcome.OK.value and attempt < fresh):
+                    room, attempt = (2, attempt) if cut_off else (room, attempt + 1)
+                    self.request = self.call.request(attempt, room)
+                elif kept["outcome"] == Outcome.OK.value:
+                    return line | {"outcome": UNREADABLE}
+                else:
+                    return line | {name: kept[name] for name in ("outcome", "reason", "detail")}
+        finally:
+            self._leave()
+
+    async def _reply(self) -> dict[str, Any]:
+        """One reply: from an earlier run that was killed before the call was settled, or from the service."""
+        key = self.request.sha256
+        if earlier := self.run.attempts.lines.get(key):
+            self.kept.append(key)
+            return dict(earlier)
+        self.cost: float | None = 0.0
+        started = asyncio.get_running_loop().time()
+        reply, tries = await insist(self._send, self.run.patience, self.run.sleep, self.run.is_well)
+        seconds = asyncio.get_running_loop().time() - started
+        kept = _kept(reply, key, tries, self.cost, round(seconds, 3))
+        cut_off = reply.outcome is Outcome.ROW_FATAL and reply.reason is Reason.CUT_OFF
+        if reply.text and not self.call.readable(reply.text, cut_off):
+            self.run.attempts.append(key, kept)
+            self.kept.append(key)
+        return kept
+
+    async def _send(self) -> Reply:
+        """The reply to a request that was not turned away for being too early."""
+        tokens = tokens_of(self.request)
+        now = asyncio.get_running_loop().time
+        while True:
+            lane = self.lane = self.lane or await self.run.gate.enter(tokens, fresh=False)
+            held = self.run.most(self.request)
+            self.run.purse.hold(held)
+            cost: float | None = 0.0
+            sent_at = now()
+            try:
+                reply = await self._ask(lane.annotator)
+                cost = self.run.cost_of(lane.annotator, reply.usage) if lane.annotator.paid else 0.0
+            finally:
+                self.run.purse.settle(held, cost)
+                self._leave()
+            self.cost = None if cost is None or self.cost is None else self.cost + cost
+            if lane.tokens:
+                lane.tokens.settle(tokens, reply.usage.get("input_tokens", tokens))
+            reply = replace(reply, text=scrub(reply.text), detail=scrub(reply.detail))
+            if reply.outcome is Outcome.RATE_MINUTE:
+                self._pause(lane, reply, sent_at, now())
+            elif reply.outcome is Outcome.QUOTA_DAY:
+                if stopped := self.run.gate.shut(lane, reply.detail or lane.annotator.model, reply.retry_after):
+                    raise stopped
+            elif reply.outcome is Outcome.RUN_FATAL:
+                raise UserError(f"the annotator {lane.annotator.model} refuses every request: {reply.detail}")
+            elif not self._is_down(lane, reply, now()):
+                if lane.pace:
+                    lane.pace.admitted()
+                return reply
+
+    def _is_down(self, lane: Lane, reply: Reply, now: float) -> bool:
+        """Whether the service seems to answer nothing but errors; then the whole lane waits, ever longer."""
+        patience = self.run.patience
+        if reply.outcome is not Outcome.TRANSIENT:
+            lane.errors = lane.outages = 0
+            return False
+        lane.errors += 1
+        if lane.errors < patience.errors or lane.traits.batch:
+            return False
+        if now >= lane.not_before:
+            if lane.outages >= patience.outages:
+                if not self.run.more:
+                    return False  # it may be these last rows and not the service
+                raise Stopped(f"the service answers nothing but errors ({reply.detail}); try again later")
+            wait = min(patience.longest_seconds, patience.first_seconds * 2**lane.outages)
+            lane.outages += 1
+            lane.not_before = now + wait
+            if wait > 10:
+                self.run.tell(f"the service answers nothing but errors ({reply.detail}); waiting {spelled(wait)}")
+        return True
+
+    def _pause(self, lane: Lane, reply: Reply, sent_at: float, now: float) -> None:
+        """The lane was too fast: nobody goes by it for as long as the service says, or ever longer."""
+        pace = lane.the_pace()
+        patience = self.run.patience
+        wait = min(patience.longest_seconds, patience.first_seconds * 2**pace.silent)
+        if pace.rejected(sent_at, now, wait if reply.retry_after is None else reply.retry_after):
+            if pace.silent > patience.pauses:
+                why = reply.detail or "too many requests"
+                raise Stopped(f"the service lets nothing through ({why}); try again later")
+            if (reply.retry_after or wait) > 10:
+                self.run.tell(f"the service asks for a pause of {spelled(reply.retry_after or wait)}")
+
+    def _ask(self, annotator: Annotator) -> Awaitable[Reply]:
+        """Nothing here holds on to the images: a backend that is done with them can let them go."""
+        images = _images(self.request.prompt, self.run.read_image)
+        if isinstance(images, Reply):
+            return _at_once(images)
+        return annotator.reply(replace(self.request, images=tuple(images)))
+
+    def _leave(self) -> None:
+        if self.lane is not None:
+            self.run.gate.leave(self.lane)
+            self.lane = None
+
+
+# ----------------------------------------------------------------------------------------------------------- one line
+
+_LINE: Mapping[str, Any] = {"outcome": "ok", "reason": None, "detail": "", "attempts": 0, "cost_usd": 0.0}
+
+
+def _kept(reply: Reply, key: str, tries: int, cost: float | None, seconds: float) -> dict[str, Any]:
+    """A reply as plain JSON."""
+    reason = None
+    if reply.outcome is not Outcome.OK:
+        reason = Reason.SERVICE.value if reply.outcome is Outcome.TRANSIENT else reply.reason.value
+    return {
+        "outcome": reply.outcome.value,
+        "reason": reason,
+        "detail": reply.detail,
+        "tries": tries,
+        "cost_usd": cost,
+        "request_sha256": key,
+        "text": reply.text,
+        "usage": dict(sorted(reply.usage.items())),
+        "model_version": reply.model_version,
+        "response_id": reply.response_id,
+        "finish": reply.finish,
+        "seconds": seconds,
+    }
+
+
+_REPLY = ("request_sha256", "text", "usage", "model_version", "response_id", "finish", "seconds")
+
+
+def _add(line: dict[str, Any], kept: Mapping[str, Any]) -> None:
+    """Count a reply in, and keep its text."""
+    line["attempts"] += kept["tries"]
+    known = line["cost_usd"] is not None and kept["cost_usd"] is not None
+    line["cost_usd"] = line["cost_usd"] + kept["cost_usd"] if known else None
+    if kept["text"]:
+        line["replies"].append({name: kept[name] for name in _REPLY})
+
+
+async def _at_once(reply: Reply) -> Reply:
+    return reply
+
+
+def tokens_of(request: Request) -> int:
+    """What a request costs to send, by rule of thumb: 4 characters a token, 258 tokens an image."""
+    characters = sum(len(part.text) for message in request.messages for part in message.parts)
+    return characters // 4 + 258 * len(request.prompt.images)
+
+
+def _images(prompt: Prompt, read_image: ReadImage) -> list[bytes] | Reply:
+    """The bytes of the prompt's images, which must still be those its hashes were taken of."""
+    found: list[bytes] = []
+    for image in prompt.images:
+        try:
+            data = read_image(image)
+        except FileNotFoundError:
+            return _no_image(Reason.IMAGE_MISSING, f"{image.path}: no such file")
+        except (OSError, UserError) as error:
+            return _no_image(Reason.IMAGE_UNREADABLE, f"{image.path}: {type(error).__name__}")
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            return _no_image(Reason.IMAGE_UNREADABLE, f"{image.path}: changed since it was checked")
+        found.append(data)
+    return found
+
+
+def _no_image(reason: Reason, detail: str) -> Reply:
+    return Reply(outcome=Outcome.ROW_FATAL, reason=reason, detail=detail)

@@ -202,6 +202,15 @@ def test_an_interval_of_a_mean_is_as_wide_as_theory_has_it():
     assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.1 * half)
 
 
+def test_few_prompts_are_not_taken_for_more_than_they_are():
+    """A resample of five varies by 4/5 of the variance of a fresh sample of five; the interval makes up for that."""
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = Resamples(5, draws=40_000).interval(means(values), mean_of)
+    drawn = Resamples(5, draws=40_000).times @ np.array(values) / 5
+    plain = np.quantile(drawn, 0.975) - np.quantile(drawn, 0.025)
+    assert (found.high - found.low) / plain == pytest.approx((5 / 4) ** 0.5)
+
+
 def test_the_prompt_is_the_sample_and_not_the_rating():
     """Ten ratings each that all say the same are no more evidence than one."""
     values = list(np.random.default_rng(1).normal(size=50))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import logging
 import subprocess
@@ -149,6 +151,33 @@ def test_what_was_paid_for_comes_with_its_text_and_tokens(service: Service) -> N
         assert reply.usage["input_tokens"] > 258
     (compatible,) = ask(chat(service, "/v1beta/openai"), asked)  # counts thoughts in the total alone
     assert compatible.usage == whole.usage
+
+
+def test_a_service_that_keeps_the_line_alive_with_blanks_is_hung_up_on() -> None:
+    async def asked() -> Reply:
+        hung_up = asyncio.Event()
+
+        async def blanks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                while not writer.is_closing():
+                    writer.write(b"1\r\n \r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+            writer.close()
+            hung_up.set()
+
+        async with await asyncio.start_server(blanks, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+            backend = OpenAIChat(model="judge", base_url=url, timeout_seconds=0.4)
+            await backend.open(Path())
+            reply = await asyncio.wait_for(backend.reply(question("Which?")), 20)
+            await asyncio.wait_for(hung_up.wait(), 20)
+            await backend.close()
+            return reply
+
+    reply = asyncio.run(asked())
+    assert (reply.outcome, reply.detail) == (AGAIN, "no answer within 0.4 s")
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1beta/openai"])

@@ -9,10 +9,14 @@ import asyncio
 import hashlib
 import json
 import os
+import random
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import certifi
@@ -101,26 +105,54 @@ async def ask_as_a_run(name: str, url: str, workspace: Path, n: int) -> None:
         await annotator.close()
 
 
+async def ask_with_images(name: str, url: str, workspace: Path, n: int, size: int) -> None:
+    """Ask n questions, each with an image of its own of so many bytes; print what it took and what came."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    annotator = backend(name, url, quiet_seconds=1.0)
+    await annotator.open(workspace)
+    small = png()
+
+    async def settle(number: int) -> bool:
+        image = small + random.Random(number).randbytes(size - len(small))  # what follows a PNG's end is not looked at
+        answer = expected_answer(f"Question {number}?", [hashlib.sha256(image).hexdigest()])
+        asked = annotator.reply(request(number, image=image))
+        del image
+        return bool((await asked).text == answer)
+
+    good = await asyncio.gather(*(settle(number) for number in range(n)))
+    await annotator.close()
+    print(json.dumps({"right": sum(good), "peak_mb": getrusage(RUSAGE_SELF).ru_maxrss / 1024}))
+
+
 def main() -> None:
-    """For each line `{"name", "url", "workspace", "n"}` on standard input, a life: its pid, and then how it ended.
+    """For each life on standard input, `{"name", "url", "workspace", "n", "seconds"}`, tell how it ended.
 
-    The lives are forked, so that each of them does not begin with a second of importing.
+    Lives are forked, so that none begins with a second of importing, and killed after `seconds`. The first is led here,
+    to its end: what it has imported, the others have.
     """
-    import google.genai
-    import google.genai.types
-    import httpx2
-    import openai
-
-    assert google.genai and httpx2 and openai
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin):
         life = json.loads(line)
+        asked = ask_as_a_run(life["name"], life["url"], Path(life["workspace"]), life["n"])
+        if number == 0:
+            asyncio.run(asked)
+            print(0, flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
-            asyncio.run(ask_as_a_run(life["name"], life["url"], Path(life["workspace"]), life["n"]))
+            asyncio.run(asked)
             os._exit(0)
-        print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
+        asked.close()
+        end = time.monotonic() + life["seconds"]
+        while (found := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < end:
+            time.sleep(0.002)
+        if found[0] == 0:
+            os.kill(pid, signal.SIGKILL)
+            found = os.waitpid(pid, 0)
+        print(found[1], flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        asyncio.run(ask_with_images(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))
+    else:
+        main()

@@ -151,6 +151,7 @@ class Courier:
     def __init__(self, service: JobService, ledger: Ledger, limits: JobLimits) -> None:
         self._service, self._ledger, self._limits = service, ledger, limits
         self._room = asyncio.Semaphore(limits.max_jobs)
+        self._uploading = asyncio.Lock()
         self._running: set[str] = set()
 
     async def carry(self, batch: Batch) -> Otherwise:
@@ -199,7 +200,7 @@ class Courier:
         """Upload and create; a reply where the service has no room at present."""
         assert batch.requests is not None
         if not batch.uploaded:
-            batch.uploaded = await self._insist(partial(self._service.upload, batch.requests), tries=TRIES)
+            batch.uploaded = await self._insist(partial(self._upload, batch.requests), tries=TRIES)
         batch.name = self._ledger.intend(batch.keys, batch.uploaded)
         pauses = self._pauses()
         for _ in range(TRIES):
@@ -219,6 +220,11 @@ class Courier:
                 log.info("%s: %d requests are job %s", batch.name, len(batch.keys), batch.job)
                 return None
         raise GivenBack(reply)
+
+    async def _upload(self, requests: Path) -> str:
+        """One file at a time: several are no faster, and each holds pieces of itself in memory."""
+        async with self._uploading:
+            return await self._service.upload(requests)
 
     async def _find(self, name: str) -> str | None:
         return await self._insist(partial(self._service.find, name), tries=None)

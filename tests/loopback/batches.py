@@ -13,6 +13,7 @@ with images as hashes. What becomes of a row is a matter of its scenario (`behav
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import urllib.request
@@ -209,7 +210,8 @@ async def send(request: web.Request, store: Store, file: File) -> web.StreamResp
     await response.prepare(request)
     await response.write(data[: len(data) // 2])
     await asyncio.sleep(store.plan.download_seconds)
-    await response.write(data[len(data) // 2 :])
+    with contextlib.suppress(ConnectionError):  # who asked may be gone
+        await response.write(data[len(data) // 2 :])
     return response
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -270,13 +271,15 @@ class Runner:
         total = sum(u.records for u in units)
         bar = self.console.bar(stage.name, total, total - sum(u.records for u in pending))
         records = {u.key: u.records for u in pending}
+        counting = threading.Lock()
 
-        def finished(key: str, line: Line) -> None:
-            if key not in records:
-                raise AssertionError(f"{stage.name}: unit {key} was not pending, or is done twice")
+        def finished(key: str, line: Line) -> None:  # any thread may call
             journal.append(key, line)
-            made = records.pop(key)
-            bar.set(*((bar.total, bar.total) if len(units) == 1 else (bar.done + made, bar.total)), bar.note)
+            with counting:
+                if key not in records:
+                    raise AssertionError(f"{stage.name}: unit {key} was not pending, or is done twice")
+                made = records.pop(key)
+                bar.set(*((bar.total, bar.total) if len(units) == 1 else (bar.done + made, bar.total)), bar.note)
 
         def progress(done: int, total: int, note: str = "") -> None:
             # A stage of one unit counts its own steps; elsewhere the units are what is counted.
@@ -304,7 +307,8 @@ class Runner:
             lines.append(f"  the earlier outputs are in {kept}")
         self.console.tell(
             "stage", "\n".join(lines), stage=stage.name, state="done", units=manifest.units,
-            outputs=outputs_of(manifest), failures=manifest.failures, funnel=manifest.funnel, cost_usd=manifest.cost_usd, seconds=manifest.seconds,
+            outputs=outputs_of(manifest), failures=manifest.failures,
+            funnel=manifest.funnel, cost_usd=manifest.cost_usd, seconds=manifest.seconds,
             superseded=str(kept) if kept else None,
         )  # fmt: skip
 

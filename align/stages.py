@@ -114,7 +114,7 @@ def make_work(stage: Stage, context: Context) -> Work:
 
 def annotate_work(context: Context) -> Work:
     """What `annotate` has to do: rate the completions of stage `sample`."""
-    from align.calibration.stage import CalibratedWork
+    from align.calibrated import CalibratedWork
 
     assert context.recipe.annotate is not None
     found = context.prompts()

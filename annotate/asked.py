@@ -40,37 +40,46 @@ class Asked:
         fresh = 0 if self.run.lanes[0].traits.deterministic else self.run.patience.reasks
         try:
             while True:
-                kept = await self._reply()
+                kept, readable = await self._reply()
                 _add(line, kept)
                 cut_off = kept["reason"] == Reason.CUT_OFF.value
-                if kept["text"] and self.call.readable(kept["text"], cut_off):
+                if readable:
                     return line | {"outcome": Outcome.OK.value, "reason": None, "detail": ""}
                 if (cut_off and room == 1) or (kept["outcome"] == Outcome.OK.value and attempt < fresh):
                     room, attempt = (2, attempt) if cut_off else (room, attempt + 1)
                     self.request = self.call.request(attempt, room)
                 elif kept["outcome"] == Outcome.OK.value:
                     return line | {"outcome": UNREADABLE}
+                elif room == 2 and kept["outcome"] == Outcome.ROW_FATAL.value:
+                    detail = f"cut off; with twice the room: {kept['detail'] or 'cut off again'}"
+                    return line | {"outcome": kept["outcome"], "reason": Reason.CUT_OFF.value, "detail": detail}
                 else:
                     return line | {name: kept[name] for name in ("outcome", "reason", "detail")}
         finally:
             self._leave()
 
-    async def _reply(self) -> dict[str, Any]:
-        """One reply: from an earlier run that was killed before the call was settled, or from the service."""
+    async def _reply(self) -> tuple[dict[str, Any], bool]:
+        """One reply, and whether it is of use.
+
+        It is from an earlier run that was killed before the call was settled, or from the service.
+        """
         key = self.request.sha256
         if earlier := self.run.attempts.lines.get(key):
             self.kept.append(key)
-            return dict(earlier)
+            return dict(earlier), self._readable(earlier)
         self.cost: float | None = 0.0
         started = asyncio.get_running_loop().time()
         reply, tries = await insist(self._send, self.run.patience, self.run.sleep, self.run.is_well)
         seconds = asyncio.get_running_loop().time() - started
         kept = _kept(reply, key, tries, self.cost, round(seconds, 3))
-        cut_off = reply.outcome is Outcome.ROW_FATAL and reply.reason is Reason.CUT_OFF
-        if reply.text and not self.call.readable(reply.text, cut_off):
+        readable = self._readable(kept)
+        if reply.text and not readable:
             self.run.attempts.append(key, kept)
             self.kept.append(key)
-        return kept
+        return kept, readable
+
+    def _readable(self, kept: Mapping[str, Any]) -> bool:
+        return bool(kept["text"]) and self.call.readable(kept["text"], kept["reason"] == Reason.CUT_OFF.value)
 
     async def _send(self) -> Reply:
         """The reply to a request that was not turned away for being too early."""

@@ -131,6 +131,7 @@ class Asking:
         self.gate = Gate(self.lanes, workers=self.settings.workers, wait_quota=self.settings.wait_quota, tell=self.tell)
         self.tasks: set[asyncio.Task[None]] = set()
         async with AsyncExitStack() as stack:
+            self.disk = stack.enter_context(ThreadPoolExecutor(8, "disk"))
             self.attempts = stack.enter_context(Journal(self.workspace / "attempts.jsonl"))
             for lane in self.lanes:
                 stack.push_async_callback(lane.close)
@@ -170,9 +171,9 @@ class Asking:
         try:
             line = await asked.line()
             self._count_refusals(line)
-            self.done(key, line)
+            await self._in_thread(self.done, key, line)
             for request_sha256 in asked.kept:  # the line has them now; asked anew, they would not count
-                self.attempts.append(request_sha256, {})
+                await self._in_thread(self.attempts.append, request_sha256, {})
         except Exception as error:
             return self._stop(error)
         self.settled += 1
@@ -203,6 +204,10 @@ class Asking:
             task.cancel()
         if self.tasks:
             await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _in_thread(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Disks are slow to promise that a line is kept; meanwhile others are asked."""
+        await asyncio.get_running_loop().run_in_executor(self.disk, what, *arguments)
 
     # ---------------------------------------------------------------------------------------------------- what it needs
 

@@ -45,6 +45,8 @@ class Journal:
         self.lines: dict[str, Line] = {}
         self.seconds: dict[str, float] = {}
         self._mutex = threading.Lock()
+        self._syncing = threading.Lock()
+        self._synced = 0
 
     def __enter__(self) -> Self:
         self._file = self.path.open("a+b", buffering=0)
@@ -66,7 +68,10 @@ class Journal:
         self._file.close()
 
     def append(self, key: str, line: Line) -> None:
-        """Write one unit's line and sync it; on return it survives a kill. Any thread may call."""
+        """Write one unit's line and sync it; on return it survives a kill. Any thread may call.
+
+        Lines that arrive while another is being synced are synced together.
+        """
         with self._mutex:
             now = time.monotonic()
             seconds = round(now - self._since, 3)
@@ -78,16 +83,21 @@ class Journal:
                 with suppress(OSError):
                     os.ftruncate(self._file.fileno(), self._size)
                 raise
+            end = self._size
             # As it will be read back, so that a first run and a resumed one compile from the same values.
             self.lines[key] = json.loads(text)["line"]
             self.seconds[key] = seconds
             self._since = now
+        with self._syncing:
+            if self._synced < end:
+                written = self._size
+                os.fsync(self._file.fileno())
+                self._synced = written
 
     def _write(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
             left = left[os.write(self._file.fileno(), left) :]
-        os.fsync(self._file.fileno())
         self._size += len(data)
 
     def _load(self) -> None:

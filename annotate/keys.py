@@ -19,7 +19,8 @@ def read_key(*names: str) -> str:
     """The value of the first of these environment variables that is set."""
     for name in names:
         if key := os.environ.get(name, "").strip():
-            _read.add(key)
+            if len(key) >= 8:  # shorter ones (`EMPTY`, `0`) are placeholders, and words of any text
+                _read.add(key)
             return key
     raise UserError(f"no key: set the environment variable {' or '.join(names)} (never put a key into a recipe)")
 

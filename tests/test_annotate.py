@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from annotators import Listed, annotate, answers, prompt, quality, read_image, run_work
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from align.settings import Annotate, Teach
@@ -175,6 +176,7 @@ class ByText:
         return Reply(outcome=Outcome.OK, text=write_reply("", rated))
 
 
+@hypothesis_settings(deadline=None, max_examples=50)
 @given(
     marks=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5),
     position=st.integers(0, 9),

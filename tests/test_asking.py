@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -230,12 +231,17 @@ def test_a_service_says_that_its_day_is_over(tmp_path: Path) -> None:
 
 def test_a_service_that_is_down_is_waited_for_and_costs_no_row(tmp_path: Path) -> None:
     class Outage(Service):
-        def says(self, request: Request) -> Reply | None:
-            return DOWN if 20 < len(self.came) <= 150 else None
+        since: float | None = None
 
-    patience = Patience(first_seconds=0.002, longest_seconds=0.01, attempts=2)
+        def says(self, request: Request) -> Reply | None:
+            now = time.monotonic()
+            if len(self.came) > 20 and self.since is None:
+                self.since = now
+            return DOWN if self.since is not None and now - self.since < 0.4 else None
+
+    patience = Patience(first_seconds=0.02, longest_seconds=0.1, attempts=2)
     _, compiled = run_work(work_of(60, Outage(), patience, workers=10), tmp_path)
-    # Two errors in a row would end a row; a hundred and thirty in a row, of all rows, end none after the first few.
+    # Two errors end a row; but when all rows meet errors, none ends after the first few.
     assert compiled.outputs >= 60 - patience.errors
 
     class Gone(Service):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from align.evaluate.suites import SUITES
 from align.recipe_reader import Faults, did_you_mean
 from align.stages import STAGES
 from align.train import trl_fields
@@ -37,6 +36,8 @@ def check(recipe: Recipe, faults: Faults) -> None:
     _annotators(recipe, faults)
     _pairs(recipe, faults)
     if recipe.evaluate:
+        from align.evaluate.suites import SUITES  # only where there is something to check
+
         _distinct("evaluate.suites", recipe.evaluate.suites, faults)
         known = ", ".join(SUITES)
         for name in recipe.evaluate.suites:

@@ -100,3 +100,14 @@ def test_every_recipe_loads(path: Path) -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_recipe_line_of_the_annotators_page_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs/annotators.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)
+    assert len(blocks) >= 5
+    for i, block in enumerate(blocks):
+        recipe = tmp_path / f"{i}.yaml"
+        recipe.write_text(f"name: x\nmodel: .\nprompts: {{file: p.jsonl}}\nsample: {{}}\n{block}")
+        loaded = load_recipe(recipe)
+        assert loaded.annotate is not None and f"| `{loaded.annotate.backend}` |" in text

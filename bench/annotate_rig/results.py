@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from annotate.pace import START_PER_MINUTE
 from bench.annotate_rig.regimes import REGIMES, Regime
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
@@ -60,7 +61,8 @@ def page(told: dict[str, Any]) -> str:
         "is too fast, answers late, and fails 9% of the attempts where so said.",
         "",
         "- *ratio*: seconds from the first request to the last answer, over those of an oracle that does the same",
-        "  without any overhead; median of the repeats (least to most)",
+        "  without any overhead; median of the repeats (least to most); in brackets where rows are missing, because",
+        "  it is then not the time of the whole job",
         "- *rows*: handed over, readable; *wrong*: of these, not with the scores that follow from completion and image",
         "- *paid, lost*: rows that the service answered and the client did not hand over",
         "- *twice*: answers beyond the first of a row",
@@ -82,7 +84,8 @@ def page(told: dict[str, Any]) -> str:
 
 def _regime(regime: Regime, runs: Sequence[dict[str, Any]]) -> list[str]:
     best = next((e["oracle"] for e in runs if "oracle" in e), None)
-    told = f"told {regime.declared:g} rpm" if regime.declared else "told nothing"
+    told = f"told {regime.declared:g} rpm" if regime.declared else "told no rate (ours begins at"
+    told += "" if regime.declared else f" {START_PER_MINUTE:g} rpm)"
     rejected = f", at most {regime.most_rejected:.0%} refused" if regime.most_rejected is not None else ""
     lines = [
         f"## {regime.title}",
@@ -103,9 +106,10 @@ def _row(regime: Regime, client: str, runs: Sequence[dict[str, Any]]) -> str:
     if not whole:
         return f"| {name} | {runs[0]['note']} | | | | | | | | {load} |"
     ratios = [e["ratio"] for e in whole]
-    ratio = f"{statistics.median(ratios):.3f}" + (
-        f" ({min(ratios):.3f} to {max(ratios):.3f})" if len(ratios) > 1 else ""
-    )
+    spread = f" ({min(ratios):.3f} to {max(ratios):.3f})" if len(ratios) > 1 else ""
+    ratio = f"{statistics.median(ratios):.3f}{spread}"
+    if min(e["delivered"] for e in whole) < regime.n:
+        ratio = f"[{ratio}]"
     if whole[0]["ours"]:
         ratio += "" if meets(regime, whole) else " **missed**"
     notes = "; ".join(dict.fromkeys(e["note"] for e in runs if e["note"]))

@@ -238,25 +238,32 @@ class ParsedReply:
 
 
 def parse_reply(
-    text: str, n_shown: int, rubric: Rubric, *, pairwise: bool = False, completions: Sequence[str] = ()
+    text: str,
+    n_shown: int,
+    rubric: Rubric,
+    *,
+    pairwise: bool = False,
+    completions: Sequence[str] = (),
+    cut_off: bool = False,
 ) -> ParsedReply:
     """What `text` says of the `n_shown` completions. Raises `ReplyError` with the reason where it is not certain.
 
     `completions` are the texts that were shown: ratings that one of them holds and the reply quotes are not its own.
+    `cut_off` says that the service ended the text at its token limit.
     """
     thoughts, text = without_thoughts(text)
     if not text.strip():
         raise ReplyError("the reply is empty")
     if pairwise:
-        reasoning, found = preferences(text, completions)
+        reasoning, found = preferences(text, completions, cut_off=cut_off)
         if len(set(found)) != 1:
             raise ReplyError(f"expected one preference, found {', '.join(found) or 'none'}")
         return ParsedReply(reasoning=join(thoughts, reasoning), preference=found[0])
-    reading = read_ratings(text, rubric, completions)
+    reading = read_ratings(text, rubric, completions, cut_off=cut_off)
     if reading is None:
         raise ReplyError("no ratings found")
     ratings = _ratings(reading.rows, n_shown, rubric)
-    again = read_ratings(reading.rest, rubric, completions)
+    again = read_ratings(reading.rest, rubric, completions, cut_off=cut_off)
     if again and [r.scores for r in _ratings(again.rows, n_shown, rubric)] != [r.scores for r in ratings]:
         raise ReplyError("other ratings stand behind the ratings")
     return ParsedReply(reasoning=join(thoughts, reading.reasoning), ratings=ratings)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 
 from annotate.records import Rubric
-from annotate.replies.in_json import read_json
+from annotate.replies.in_json import read_json, without_quotations
 from annotate.replies.in_text import read_lines, read_tables
 from annotate.replies.preferences import Preference, preferences
 from annotate.replies.words import Reading, ReplyError, Row, integer, join, names_of
@@ -36,15 +36,20 @@ def without_thoughts(text: str) -> tuple[str, str]:
     return _OPENED.sub("", thoughts), rest
 
 
-def read_ratings(text: str, rubric: Rubric, completions: Sequence[str] = ()) -> Reading | None:
+def read_ratings(
+    text: str, rubric: Rubric, completions: Sequence[str] = (), *, cut_off: bool = False
+) -> Reading | None:
     """What the first reader finds that finds any ratings.
 
     `completions` are the texts that were rated: what stands in one of them word for word is a quotation, no rating.
+    Of a text that was `cut_off` the last line may be half of one.
     """
     names = names_of(rubric)
-    found = read_json(text, names, completions)
+    text = without_quotations(text, completions)
+    found = read_json(text, names)
     if found is not None:
         return found
+    text = text[: text.rfind("\n") + 1] if cut_off else text
     for reader in (read_tables, read_lines):
         found = reader(text, names)
         if found is not None and any(reader(completion, names) for completion in completions):

@@ -33,11 +33,11 @@ from annotate.replies.words import (
 from annotate.rubric import spelling
 
 
-def read_json(text: str, names: Names, completions: Sequence[str]) -> Reading | None:
+def read_json(text: str, names: Names) -> Reading | None:
     rows: list[Row] = []
     thoughts: list[str] = []
     after, rest = 0, ""
-    for start, end, value in unquoted(text, completions):
+    for start, end, value in values_in(text):
         found = list(_rows(value, None, names))
         if len(found) == 1 and (found[0].label is None or not found[0].label.certain):
             found[0].label = one_label([found[0].label, heading_above(text[after:start])])
@@ -53,15 +53,25 @@ def read_json(text: str, names: Names, completions: Sequence[str]) -> Reading | 
     return Reading(join(*thoughts), rows, rest) if rows else None
 
 
-def unquoted(text: str, completions: Sequence[str]) -> Iterator[Found]:
-    """The JSON values of a reply, without those that it quotes from the completions."""
-    quotable = [spelling(completion) for completion in completions]
+def values_in(text: str) -> Iterator[Found]:
     try:
-        for value in json_values(text):
-            if not any(spelling(text[value.start : value.end]) in completion for completion in quotable):
-                yield value
+        yield from json_values(text)
     except BrokenJson as error:
         raise ReplyError(str(error)) from None
+
+
+def without_quotations(text: str, completions: Sequence[str]) -> str:
+    """A reply without the JSON that it quotes from the completions."""
+    quotable = [spelling(completion) for completion in completions if "{" in completion]
+    if not quotable:
+        return text
+    kept, after = [], 0
+    for start, end, _ in values_in(text):
+        quoted = spelling(text[start:end])
+        if any(quoted in completion for completion in quotable):
+            kept.append(text[after:start])
+            after = end
+    return "[quoted]".join([*kept, text[after:]])
 
 
 def text_before(text: str, start: int) -> str:

@@ -75,11 +75,13 @@ class _Reader:
         """Brackets that were read as opening and never closed: another attempt there would end the same way."""
         self._keys = 0
         self._start = 0
-        self._effort = 20 * len(text) + 1000
+        self._effort = 3 * len(text) + 50_000
 
     def outermost(self, at: int) -> tuple[Any, int]:
         self._keys, self._start = 0, at
-        return self._container(at, 0)
+        value, end = self._container(at, 0)
+        self._spend(end)
+        return value, end
 
     def _container(self, opening: int, depth: int) -> tuple[Any, int]:
         if depth == _DEEPEST:
@@ -149,10 +151,14 @@ class _Reader:
         """What to raise where no JSON can go on."""
         if at >= len(self.text) and self._keys:
             return BrokenJson("the reply is cut off within a JSON object")
-        self._effort -= at - self._start
-        if self._effort < 0:
-            return BrokenJson("the reply is a tangle of brackets")
+        self._spend(at)
         return _NotJson()
+
+    def _spend(self, at: int) -> None:
+        """Count what an attempt cost, so that no text takes long."""
+        self._effort -= at - self._start + 50
+        if self._effort < 0:
+            raise BrokenJson("the reply is a tangle of brackets")
 
 
 def _unescaped(string: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from annotate.replies.in_json import reasons_in, text_before, unquoted
+from annotate.replies.in_json import reasons_in, text_before, values_in, without_quotations
 from annotate.replies.loose_json import Pairs
 from annotate.replies.words import ReplyError, join
 from annotate.rubric import spelling
@@ -25,19 +25,20 @@ _LINE = re.compile(
 )
 
 
-def preferences(text: str, completions: Sequence[str] = ()) -> tuple[str, list[Preference]]:
+def preferences(text: str, completions: Sequence[str] = (), *, cut_off: bool = False) -> tuple[str, list[Preference]]:
     """The reasoning and every preference that a reply states, in JSON or, behind it or without any, in lines."""
+    text = without_quotations(text, completions)
     found: list[Preference] = []
     thoughts: list[str] = []
     after = 0
-    for start, end, value in unquoted(text, completions):
+    for start, end, value in values_in(text):
         stated = list(_stated(value))
         if stated:
             thoughts += [] if found else [text_before(text, start)]
             thoughts += reasons_in(value) if isinstance(value, Pairs) else []
             found += [_meant(v) for v in stated]
             after = end
-    lines = list(_LINE.finditer(text, after))
+    lines = list(_LINE.finditer(text, after, text.rfind("\n") + 1 if cut_off else len(text)))
     if lines and not found:
         if any(_LINE.search(completion) for completion in completions):
             raise ReplyError("a completion holds a preference itself, and this one is not told apart from it")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from annotate.estimate import spelled
 from annotate.records import Manifest
 from annotate.stage import Estimate, Line, Unit, Work
 
 
 def price(estimate: Estimate) -> str:
     """An estimate in words: `412 calls, about 310,000 + 90,000 tokens, about $1.20`."""
-    tokens = f"about {estimate.input_tokens:,} + {estimate.output_tokens:,} tokens"
-    dollars = "price unknown" if estimate.usd is None else f"about ${estimate.usd:.2f}"
-    return f"{estimate.calls} calls, {tokens}, {dollars}"
+    return "; ".join(spelled(estimate))
 
 
 def failed(work: Work, unit: Unit, line: Line) -> bool:

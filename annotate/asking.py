@@ -234,6 +234,7 @@ class Asking:
         if not annotator.paid:
             return 0.0
         most = int(request.decoding.get("max_output_tokens", self.settings.max_output_tokens))
+        most += self.lanes[0].traits.thinking_room
         return self.cost_of(annotator, {"input_tokens": tokens_of(request), "output_tokens": most})
 
     def most(self, request: Request) -> float:

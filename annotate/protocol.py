@@ -123,6 +123,8 @@ class Traits:
     """Takes all requests at once and answers within hours, at the batch price: no pace is kept towards it."""
     quota_zone: str = "UTC"
     """Time zone at whose midnight a daily quota begins anew."""
+    thinking_room: int = 0
+    """Output tokens that a reply may take besides the limit of its text; a budget reckons with them."""
     image_tokens: int = 258
     """About how many input tokens an image is, for estimates."""
 

@@ -40,7 +40,7 @@ from annotate.records import (
     sha256_of,
 )
 from annotate.rubric import load_rubric
-from annotate.stage import Compiled, Estimate, Line, Unit
+from annotate.stage import Compiled, Line, Unit
 from annotate.work import AskingWork, WorkSettings
 
 STAGE = "annotate"
@@ -287,11 +287,9 @@ class AnnotateWork(AskingWork):
             cost_usd=cost_usd,
         )
 
-    def estimate(self, pending: Sequence[Unit], lines: Mapping[str, Line] | None = None) -> Estimate:
-        """What is still to be spent; `lines` of earlier replies make the guess a better one."""
-        calls: list[_RatingCall] = [unit.payload for unit in pending]
-        guess = sum(min(self.settings.max_output_tokens, 200 + 150 * len(call.shown)) for call in calls)
-        return self.estimate_of(pending, guess, lines or {})
+    def written(self, pending: Sequence[Unit]) -> int:
+        shown = sum(len(unit.payload.shown) for unit in pending) / max(1, len(pending))
+        return round(200 + 150 * shown)
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,21 @@ class Estimate:
     cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    thought_tokens: int = 0
+    image_tokens: int = 0
+    """Of the input tokens, those of images, by rule of thumb."""
     usd: float | None = 0.0
     """None: no price is known for this model."""
+    usd_batch: float | None = None
+    """The same as a batch job, where the annotator is not one already."""
     minutes: float = 0.0
+    """At the declared limits; 0 where there are none."""
+    days: int = 0
+    """Under a declared daily limit; 0 where there is none."""
     paid: bool = False
+    basis: str = ""
+    """What the tokens were guessed from."""
+    prices_as_of: str = ""
 
 
 class Work(Protocol):

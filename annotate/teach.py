@@ -21,7 +21,7 @@ from annotate.limits import Patience
 from annotate.prompting import render_question
 from annotate.protocol import Annotator, Request
 from annotate.records import Completion, Failure, Prompt, Reason
-from annotate.stage import Compiled, Estimate, Line, Unit
+from annotate.stage import Compiled, Line, Unit
 from annotate.work import AskingWork, WorkSettings
 
 STAGE = "teach"
@@ -105,6 +105,5 @@ class TeachWork(AskingWork):
         model = question.model
         return Completion.of(prompt_id=prompt_id, model=model, index=0, text=text, decoding=dict(self.decoding))
 
-    def estimate(self, pending: Sequence[Unit], lines: Mapping[str, Line] | None = None) -> Estimate:
-        guess = len(pending) * min(self.settings.max_output_tokens, 300)
-        return self.estimate_of(pending, guess, lines or {})
+    def written(self, pending: Sequence[Unit]) -> int:
+        return 300

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from annotate.asked import tokens_of
 from annotate.asking import AskSettings, Call, ReadImage, ask_all
+from annotate.estimate import estimate_calls
 from annotate.lanes import LaneSettings, check_lanes, make_lanes
 from annotate.limits import Patience
-from annotate.protocol import Annotator, Priced
+from annotate.prices import Prices
+from annotate.protocol import Annotator, Priced, traits_of
 from annotate.records import Reason
 from annotate.stage import Done, Estimate, Line, Progress, Unit
 
@@ -44,6 +46,10 @@ class AskingWork:
         self._asks = settings
         self.paid = self.annotator.paid
 
+    @cached_property
+    def prices(self) -> Prices:
+        return Prices.load(self._asks.prices)
+
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         """Ask what is pending; one line each. Raises `Stopped` or `UserError` with what was answered kept."""
         check_lanes(self.lanes)
@@ -65,7 +71,7 @@ class AskingWork:
             return 0.0
         if isinstance(annotator, Priced):
             return annotator.cost_usd(usage)
-        return None
+        return self.prices.cost_usd(annotator.model, usage, batch=traits_of(annotator).batch)
 
     def failed(self, unit: Unit, line: Line) -> bool:
         """Whether nothing of use came of a unit, read with the parser of today."""
@@ -73,17 +79,25 @@ class AskingWork:
         cut_off = line["reason"] == Reason.CUT_OFF.value
         return line["outcome"] != "ok" and not any(call.readable(r["text"], cut_off) for r in line["replies"])
 
-    def estimate_of(self, pending: Sequence[Unit], guess: int, lines: Mapping[str, Line]) -> Estimate:
-        calls: list[Call] = [unit.payload for unit in pending]
-        tokens = sum(tokens_of(call.request()) for call in calls)
-        usage = {"input_tokens": tokens, "output_tokens": guess}
-        pace = self._asks.requests_per_minute
-        return Estimate(
-            calls=len(calls),
+    def written(self, pending: Sequence[Unit]) -> int:
+        """A guess at the output tokens of one reply."""
+        raise NotImplementedError
+
+    def estimate(self, pending: Sequence[Unit], lines: Mapping[str, Line] | None = None) -> Estimate:
+        """What `pending` will take; `lines` of earlier replies make the guess a better one."""
+
+        def cost_of(usage: Mapping[str, int], batch: bool) -> float | None:
+            if isinstance(self.annotator, Priced):
+                return self.annotator.cost_usd(usage) if batch == traits_of(self.annotator).batch else None
+            return self.prices.cost_usd(self.annotator.model, usage, batch=batch)
+
+        own = not self.paid or isinstance(self.annotator, Priced)
+        return estimate_calls(
+            [unit.payload.request() for unit in pending],
+            written=min(self._asks.max_output_tokens, self.written(pending)),
+            lines=lines or {},
+            lanes=self.lanes,
+            cost_of=cost_of,
             cached=len(self.units) - len(pending),
-            input_tokens=tokens,
-            output_tokens=guess,
-            usd=self.cost_of(self.annotator, usage),
-            minutes=len(calls) / pace if pace else 0.0,
-            paid=self.annotator.paid,
+            prices_as_of="" if own else self.prices.as_of,
         )

@@ -219,7 +219,7 @@ def test_the_budget_is_never_passed_over_all_runs(tmp_path: Path) -> None:
             annotator=annotator,
         )
         pending = [unit for unit in work.units if unit.key not in lines]
-        assert work.estimate(pending).usd == 0.01
+        assert work.estimate(pending).usd == pytest.approx(0.01 * len(pending))
         if so_far < 9:
             with pytest.raises(Stopped, match="budget_usd"):
                 work.execute(pending, lines.__setitem__, tmp_path, quiet)

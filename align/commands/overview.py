@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.account import failed, price
+from align.account import failed
 from align.console import Console
 from align.recipe import load_recipe
 from align.runner import RunContext, Runner
@@ -17,9 +17,11 @@ from align.settings import Sample
 from align.stages import STAGES, Stage, make_work
 from align.state import State, present, read_manifest, state_of
 from annotate.errors import UserError
+from annotate.estimate import spelled
 from annotate.journal import read_journal
 from annotate.records import Completion, Manifest, Record
 from annotate.stage import Estimate
+from annotate.work import AskingWork
 
 R = TypeVar("R", bound=Record)
 
@@ -80,7 +82,9 @@ def estimate(options: argparse.Namespace, console: Console) -> int:
             lines.append(f"{stage.name:10} not known yet: {state.why}")
             continue
         rows.append({"stage": stage.name, "exact": exact, **asdict(found)})
-        lines.append(f"{stage.name:10} {_spelled(found)}{'' if exact else ' (at most: nothing is sampled yet)'}")
+        first, *more = spelled(found)
+        lines.append(f"{stage.name:10} {first}{'' if exact else ' (at most: nothing is sampled yet)'}")
+        lines += [f"{'':10} {line}" for line in more]
     dollars: Any = [row["usd"] for row in rows]
     total = None if None in dollars else sum(dollars)
     lines.append(f"{'in all':10} {'price unknown' if total is None else f'${total:.2f}'}")
@@ -100,6 +104,8 @@ def _estimate(runner: Runner, stage: Stage, state: State) -> tuple[Estimate | No
     lines = read_journal(runner.recipe.folder / stage.name / "journal.jsonl")
     again = state.kind == "stale" and not getattr(work, "paid", False)
     pending = [u for u in work.units if u.key not in lines or (again and failed(work, u, lines[u.key]))]
+    if isinstance(work, AskingWork):
+        return work.estimate(pending, lines), exact
     return work.estimate(pending), exact
 
 
@@ -118,14 +124,6 @@ class _Unsampled(RunContext):
             for index in range(settings.n)
         ]
         return tuple(kind.from_json(completion.to_json()) for completion in longest)
-
-
-def _spelled(found: Estimate) -> str:
-    if not found.calls:
-        return "no calls"
-    minutes = f", at least {found.minutes:.0f} minutes" if found.minutes >= 1 else ""
-    free = "" if found.paid else ", free"
-    return f"{price(found)}{free}{minutes}" if found.paid else f"{found.calls} calls{free}{minutes}"
 
 
 # --------------------------------------------------------------------------------------------------------- afterwards

@@ -79,7 +79,9 @@ class Gemini:
         self._timeout = timeout_seconds
         self._connection: Connection | None = None
         decides = self.options.decides()
-        self.traits = Traits(decides=decides, quota_zone=QUOTA_ZONE, image_tokens=IMAGE_TOKENS)
+        self.traits = Traits(
+            decides=decides, quota_zone=QUOTA_ZONE, image_tokens=IMAGE_TOKENS, thinking_room=self.options.room()
+        )
 
     def check(self) -> None:
         read_key(*self._keys)

@@ -227,6 +227,7 @@ class OpenAIChat:
             decides=self.dialect.decides(),
             quota_zone="America/Los_Angeles" if "googleapis.com" in base_url else "UTC",
             image_tokens=image_tokens,
+            thinking_room=self.dialect.room(),
         )
         self._client: AsyncOpenAI | None = None
 
@@ -273,13 +274,15 @@ def _client(key: str, base_url: str, timeout_seconds: float) -> AsyncOpenAI:
     import httpx2
     from openai import AsyncOpenAI
 
+    from annotate.backends.connections import Connections
+
     for name in ("openai._base_client", "httpx2", "httpcore2.connection", "httpcore2.http11"):
         logging.getLogger(name).addFilter(_scrubbed)
     timeout = httpx2.Timeout(timeout_seconds, connect=min(30.0, timeout_seconds), pool=None)
     # Idle connections are given up before the server does it (uvicorn, and so vLLM: after 5 s).
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=4.0)
+    connections = Connections(keepalive_seconds=4.0)
     # Redirects are not followed: a POST would arrive as a GET. The wrong base_url is told instead.
-    http = httpx2.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False)
+    http = httpx2.AsyncClient(timeout=timeout, transport=connections, follow_redirects=False)
     return AsyncOpenAI(api_key=key, base_url=base_url, timeout=timeout, max_retries=0, http_client=http)
 
 

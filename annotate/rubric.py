@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from annotate.errors import UserError
 from annotate.records import Rubric, Scale
 
 FOLDER = Path(__file__).parent / "rubrics"
+RESERVED = {"completion", "rationale", "reasoning", "ratings", "preference"}
+"""Words of the reply form, which cannot name an attribute as well."""
 
 
 def shipped() -> list[str]:
@@ -46,6 +46,8 @@ def load_rubric(name_or_path: str) -> tuple[Rubric, str]:
     matter, closing, guide = rest.partition("\n---\n")
     if opening.strip() != "---" or not closing:
         raise UserError(f"{path}:1: a rubric starts with front matter between two lines of `---`")
+    import yaml  # not needed by those who only read replies
+
     try:
         front = yaml.safe_load(matter)
     except yaml.YAMLError as error:
@@ -98,7 +100,11 @@ def _faults(front: Any, guide: str) -> Iterator[str]:
             yield f"{where}.aliases: expected a list of words"
             continue
         for word in {spelling(str(name)), *map(spelling, aliases)}:
-            if word in seen:
+            if not isinstance(name, str) or not word:
+                yield f"{where}: expected names made of letters"
+            elif word in RESERVED:
+                yield f"{where}: {word!r} is a word of the reply form; call it otherwise"
+            elif word in seen:
                 yield f"{where}: {word!r} also names {seen[word]}"
             seen[word] = str(name)
 

@@ -17,7 +17,8 @@ from annotate.protocol import Annotator, Outcome, Reply, Request
 from annotate.records import Prompt, Reason
 
 if TYPE_CHECKING:
-    from annotate.asking import Asking, Call, ReadImage
+    from annotate.asking import Asking
+    from annotate.calls import Call, ReadImage
 
 UNREADABLE = "unreadable"
 """Outcome of a call whose replies are all of no use; that of any other line is the last reply's."""

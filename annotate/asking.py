@@ -19,56 +19,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from annotate.asked import Asked, tokens_of
+from annotate.calls import AskSettings, Call, CostOf, ReadImage
 from annotate.errors import MmalignError, Stopped, UserError
 from annotate.gate import Gate
 from annotate.journal import Journal
 from annotate.lanes import Lane
 from annotate.limits import Patience
-from annotate.protocol import Annotator, Outcome, Request
+from annotate.protocol import Outcome, Request
 from annotate.purse import Purse
-from annotate.records import Image, Prompt, Reason
+from annotate.records import Reason
 from annotate.stage import Done, Progress
-
-ReadImage = Callable[[Image], bytes]
-CostOf = Callable[[Annotator, Mapping[str, int]], float | None]
-"""Dollars for the usage of one reply; None where no price is known."""
-
-
-class Call(Protocol):
-    """One thing to ask."""
-
-    @property
-    def prompt(self) -> Prompt: ...
-
-    def request(self, attempt: int = 0, room: int = 1) -> Request:
-        """The request without its images; `attempt` counts fresh questions, `room` multiplies the token limit."""
-        ...
-
-    def readable(self, text: str, cut_off: bool = False) -> bool:
-        """Whether a reply's text, cut off at the token limit or not, is of use; if not, it may be asked again."""
-        ...
-
-    def note(self) -> Mapping[str, Any]:
-        """What the line is to say of how it was asked."""
-        ...
-
-
-class AskSettings(Protocol):
-    """What an annotator's block of the recipe says of money and patience."""
-
-    @property
-    def workers(self) -> int | None: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def wait_quota(self) -> bool: ...
-    @property
-    def budget_usd(self) -> float | None: ...
-    @property
-    def max_output_tokens(self) -> int: ...
 
 
 def ask_all(

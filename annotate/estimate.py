@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from annotate.lanes import Lane
-from annotate.protocol import Request
 from annotate.stage import Estimate, Line
+
+if TYPE_CHECKING:
+    from annotate.lanes import Lane
+    from annotate.protocol import Request
 
 CostOf = Callable[[Mapping[str, int], bool], float | None]
 """Dollars for the usage of one request, interactive or as part of a batch; None where no price is known."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
+from typing import TYPE_CHECKING
 
 from annotate.protocol import Outcome, Reply
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ async def insist(
 
     `well` says whether other requests succeed, so that an error is this one's alone.
     """
+    from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt
+
     retrying = AsyncRetrying(
         stop=stop_after_attempt(patience.attempts),
         wait=_Wait(patience, well),
@@ -77,6 +81,8 @@ class _Wait:
     """At once for the first two, then full jitter; and never less than the service asks for."""
 
     def __init__(self, patience: Patience, well: Callable[[], bool]) -> None:
+        from tenacity import wait_random_exponential
+
         self._well = well
         self._jitter = wait_random_exponential(multiplier=patience.first_seconds, max=patience.longest_seconds)
 

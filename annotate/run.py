@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
-from annotate.asking import ReadImage
+from annotate.calls import ReadImage
 from annotate.checks import Check, CheckSettings, plan_checks
 from annotate.errors import UserError
 from annotate.limits import Patience

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotate.asking import ReadImage
+from annotate.calls import ReadImage
 from annotate.limits import Patience
 from annotate.prompting import render_question
 from annotate.protocol import Annotator, Request

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from annotate.asking import AskSettings, Call, ReadImage, ask_all
+from annotate.calls import AskSettings, Call, ReadImage
 from annotate.estimate import estimate_calls
 from annotate.lanes import LaneSettings, check_lanes, make_lanes
 from annotate.limits import Patience
@@ -52,6 +52,8 @@ class AskingWork:
 
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         """Ask what is pending; one line each. Raises `Stopped` or `UserError` with what was answered kept."""
+        from annotate.asking import ask_all  # asyncio and what belongs to it: not for those who only plan or estimate
+
         check_lanes(self.lanes)
         ask_all(
             self.lanes,

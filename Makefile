@@ -89,6 +89,7 @@ check: $(VENV)/.setup-dev  ## ruff, mypy strict, import-linter
 
 bench: $(VENV)/.setup-dev  ## every benchmark of bench/, its figures printed
 	for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	$(BIN)/python bench/annotate.py
 
 clean:  ## caches and build outputs; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

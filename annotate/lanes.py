@@ -125,17 +125,18 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
     """The lanes of a block, or the one lane of an annotator made elsewhere. Raises `UserError`."""
     common = {name: getattr(settings, name) for name in _LIMITS}
     if annotator is not None or not settings.lanes:
+        label = "" if annotator else _label(settings.options)
         annotator = annotator or make_annotator(settings.backend, settings.model, settings.options)
-        return [Lane(annotator, LaneLimits(**common), "")]
+        return [Lane(annotator, LaneLimits(**common), label)]
     lanes = []
     for number, said in enumerate(settings.lanes, 1):
         limits = {**common, **{name: said[name] for name in _LIMITS if name in said}}
         for name, value in limits.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
                 raise UserError(f"lane {number}: {name} must be a number above 0, got {value!r}")
-        options = {name: value for name, value in said.items() if name not in _LIMITS}
-        made = make_annotator(settings.backend, settings.model, {**settings.options, **options})
-        lanes.append(Lane(made, LaneLimits(**limits), f"-{sha256_of(options)[:8]}"))
+        options = {**settings.options, **{name: value for name, value in said.items() if name not in _LIMITS}}
+        made = make_annotator(settings.backend, settings.model, options)
+        lanes.append(Lane(made, LaneLimits(**limits), _label(options)))
     first = lanes[0]
     for number, lane in enumerate(lanes[1:], 2):
         if (lane.annotator.model, dict(lane.traits.decides)) != (first.annotator.model, dict(first.traits.decides)):
@@ -143,6 +144,12 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
         if any(lane.label == other.label for other in lanes[: number - 1]):
             raise UserError(f"lane {number} is the same as an earlier one; give it another key or endpoint")
     return lanes
+
+
+def _label(options: Mapping[str, Any]) -> str:
+    """Names what a lane keeps on disk (the day's count, its jobs): the same key at the same endpoint, the same name."""
+    door = {name: options[name] for name in ("key_env", "base_url", "file") if options.get(name)}
+    return f"-{sha256_of(door)[:8]}" if door else ""
 
 
 def check_backend(block: Any) -> None:

@@ -396,5 +396,8 @@ def test_checks_are_asked_besides_and_kept_apart(tmp_path: Path) -> None:
 
 def test_a_missing_key_is_said_with_the_variable() -> None:
     os.environ.pop("NO_SUCH_KEY", None)
+    os.environ["ODD_KEY"] = "put your key here"
+    with pytest.raises(UserError, match="ODD_KEY holds no key"):
+        read_key("ODD_KEY")
     with pytest.raises(UserError, match="set the environment variable NO_SUCH_KEY"):
         read_key("NO_SUCH_KEY")

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 RUN = """
 import json, sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from align.settings import Annotate
 from annotate.records import Completion, Prompt, Turn
 from annotate.run import AnnotateWork
@@ -37,7 +38,8 @@ work = AnnotateWork(
     read_image=lambda image: b"",
 )
 lines = {}
-work.execute(work.units, lines.__setitem__, Path.cwd(), lambda done, total, note="": None)
+with TemporaryDirectory() as folder:
+    work.execute(work.units, lines.__setitem__, Path(folder), lambda done, total, note="": None)
 compiled = work.compile(lines, Path.cwd())
 (record,) = compiled.files["annotated.jsonl"]
 (failure,) = compiled.files["failures.jsonl"]

@@ -122,6 +122,8 @@ def _peers(regime: Regime, asked: Asked, service: Service, options: argparse.Nam
         entry |= _ran(ran, stats) | {"version": version, "note": _note(ran)}
         if stats["admitted"]:
             entry |= figures(asked, stats, delivered_by_peer(asked, out), best)
+        elif refused := [a for a in stats["arrivals"] if a["kind"] == "refused"]:
+            entry["note"] = f"all calls refused: {refused[-1]['detail']}"
         _say(options, entry, f"{regime.name:14} {name:20} {_short(entry)}")
     return groups
 

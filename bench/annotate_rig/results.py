@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from annotate.pace import START_PER_MINUTE
+from bench.annotate_rig.client import PEERS
 from bench.annotate_rig.regimes import REGIMES, Regime
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
+ORDER = ["gemini", "openai_chat", "gemini_legacy", *PEERS]
 BEHIND = ("gemini_legacy",)
 """Ours, but without a target: their numbers are their own."""
 
@@ -95,7 +97,7 @@ def _regime(regime: Regime, runs: Sequence[dict[str, Any]]) -> list[str]:
         "| client | ratio | rows | wrong | paid, lost | twice | 429s | calls in the first second | in flight | load |",
         "|-|-|-|-|-|-|-|-|-|-|",
     ]
-    clients = dict.fromkeys(e["client"] for e in runs)
+    clients = dict.fromkeys(e["client"] for e in sorted(runs, key=lambda e: ORDER.index(e["client"])))
     return lines + [_row(regime, name, [e for e in runs if e["client"] == name]) for name in clients]
 
 

@@ -41,7 +41,7 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_our_two_packages_and_their_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"align", "annotate"}
-    for needed in ("annotate/rubrics/helpsteer.md", "align/train/trl_fields.json"):
+    for needed in ("annotate/rubrics/helpsteer.md", "annotate/prices.yaml", "align/train/trl_fields.json"):
         assert needed in names
     assert any(n.startswith("align/report/") and n.endswith(".html") for n in names)
 

@@ -1,0 +1,212 @@
+"""The Ray Data job behind `local_ray`, in a process of its own: Ray ends a process that it loses touch with.
+
+    python -m align.models.ray_job FD        FD: a connection to the annotator, which says all the rest
+
+In: `Fleet` and `JudgeSettings`, then, over and over, the number of batches and each batch as numbered requests. Out:
+`("ready", "")`, and per batch `("replies", worker, [(i, reply), …])` as it is done, `("over",)` at the end of each job;
+or `("fault", text)` where there can be none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from align.models.judge import JudgeSettings
+from annotate.errors import UserError
+from annotate.protocol import Outcome, Reply, Request
+
+MOST_STARTS = 2
+"""After so many workers have died of a batch, it is given up; the annotator asks its requests again, one by one."""
+
+Batch = list[tuple[int, Request]]
+Replies = list[tuple[int, Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """How many workers, and what each of them gets."""
+
+    workers: int
+    gpus_per_worker: float | None
+    """None: one where the cluster has any."""
+    cpus_per_worker: float
+    address: str
+
+    def gpus(self, resources: Mapping[str, float]) -> float:
+        if self.gpus_per_worker is not None:
+            return self.gpus_per_worker
+        return 1.0 if resources.get("GPU") else 0.0
+
+
+def main(connection: Connection) -> None:
+    """Until the annotator closes the connection or sends SIGTERM; Ray is shut down on leaving."""
+    _leave_on_sigterm()
+    try:
+        _serve(connection)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray's farewell is not to be broken off
+
+
+def _serve(connection: Connection) -> None:
+    fleet, settings = connection.recv()
+    try:
+        start(fleet)
+    except UserError as error:
+        return connection.send(("fault", str(error)))
+    finally:
+        _leave_on_sigterm()  # Ray has put its own in its place, which leaves its other processes behind
+    connection.send(("ready", ""))
+    while True:
+        try:
+            n = connection.recv()
+            batches: list[Batch] = [connection.recv() for _ in range(n)]
+        except EOFError:
+            return None
+        run(fleet, settings, batches, connection)
+        connection.send(("over",))
+
+
+def _leave_on_sigterm() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def start(fleet: Fleet) -> None:
+    """Start Ray, or join the cluster. Nothing is reported to anybody, no dashboard is opened."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.max_errored_blocks = -1  # a batch that was lost with its worker is no reason to lose the others
+        try:
+            ray.init(
+                address=fleet.address or "local",
+                include_dashboard=None if fleet.address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"Ray cannot be started ({str(error).strip().splitlines()[0]})") from error
+    if not fleet.address:  # a cluster may grow
+        check_room(fleet, ray.cluster_resources())
+
+
+def check_room(fleet: Fleet, resources: Mapping[str, float]) -> None:
+    """Raise `UserError` where Ray would wait without end for a place to put the workers."""
+    for what, each in (("CPU", fleet.cpus_per_worker), ("GPU", fleet.gpus(resources))):
+        needed, have = each * fleet.workers, resources.get(what, 0.0)
+        if needed > have:
+            raise UserError(
+                f"{fleet.workers} workers with {each:g} {what}s each need {needed:g}, and this machine has {have:g}; "
+                "set options.workers"
+            )
+
+
+def run(fleet: Fleet, settings: JudgeSettings, batches: Sequence[Batch], connection: Connection) -> None:
+    """One job; a row of Ray's is a batch. A batch may be lost: then nothing is sent of it."""
+    import ray.data
+    import ray.exceptions
+
+    starts = ray.remote(num_cpus=0)(Starts).remote()
+    answered = ray.data.from_items(
+        [{"batch": pickle.dumps(batch)} for batch in batches], override_num_blocks=len(batches)
+    ).map_batches(
+        JudgeWorker,
+        fn_constructor_args=(settings, partial(_begin, starts)),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(fleet.workers, len(batches))),
+        num_cpus=fleet.cpus_per_worker,
+        num_gpus=fleet.gpus(ray.cluster_resources()),
+    )
+    try:
+        for row in answered.iter_rows():
+            connection.send(("replies", row["worker"], pickle.loads(row["replies"])))
+    except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
+        print(f"the job broke off: {error}", file=sys.stderr)
+
+
+class Starts:
+    """How often each batch was begun, over all workers: Ray gives the batches of a worker that died to the next."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def begin(self, batch: str) -> int:
+        self._counts[batch] += 1
+        return self._counts[batch]
+
+
+def _begin(starts: Any, batch: str) -> int:
+    import ray
+
+    begun: int = ray.get(starts.begin.remote(batch))
+    return begun
+
+
+class JudgeWorker:
+    """What runs in each of Ray's actors. A model that cannot be loaded is said of each request, not raised."""
+
+    def __init__(self, settings: JudgeSettings, begin: Callable[[str], int]) -> None:
+        """`begin` is `Starts.begin`, of the actor that counts for the whole job."""
+        from align.models.judge import Judge
+
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.begin = begin
+        try:
+            self.judge, self.fault = Judge(settings), ""
+        except UserError as error:
+            self.fault = f"worker {self.name}: {error}"
+
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[Any]]:
+        answered = [self._answer(pickle.loads(data)) for data in rows["batch"]]
+        return {"replies": [pickle.dumps(a) for a in answered], "worker": [self.name] * len(answered)}
+
+    def _answer(self, batch: Batch) -> Replies:
+        if self.begin(" ".join(request.sha256 for _, request in batch)) > MOST_STARTS:
+            given_up = Reply(outcome=Outcome.TRANSIENT, detail="its worker died, more than once")
+            return [(i, given_up) for i, _ in batch]
+        replies: dict[int, Reply] = {}
+        if not self.fault:
+            try:
+                self.judge.answer([request for _, request in batch], replies.__setitem__)
+            except Exception as error:  # a fault of the model's code or ours: the run is to end and say so
+                self.fault = f"worker {self.name}: {type(error).__name__}: {error}"
+        return [
+            (i, replies.get(k) or Reply(outcome=Outcome.RUN_FATAL, detail=self.fault)) for k, (i, _) in enumerate(batch)
+        ]
+
+
+def answers(connection: Connection, batches: Sequence[Batch]) -> Iterator[tuple[str, Replies]]:
+    """The annotator's side: send the batches of one job, get (worker, replies) as they are done.
+
+    Ends early where the process ends. Raises `UserError` for a fault.
+    """
+    try:
+        connection.send(len(batches))
+        for batch in batches:
+            connection.send(batch)
+        while (message := connection.recv())[0] == "replies":
+            yield message[1], message[2]
+    except (EOFError, OSError):
+        return
+
+
+if __name__ == "__main__":
+    # Classes are to be known to the workers by this module's name, not as `__main__`.
+    from align.models.ray_job import main as serve
+
+    serve(Connection(int(sys.argv[1])))

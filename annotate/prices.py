@@ -1,17 +1,17 @@
-"""What a reply costs: a dated table that the user can replace.
+"""What a reply costs, from a dated table that the user can put another in the place of (`prices.yaml` says how).
 
-    prices = Prices.load()                                            # annotate/prices.yaml, or a file of one's own
+    prices = Prices.load()
     prices.cost_usd("gemini-2.5-pro", {"input_tokens": 2000, "output_tokens": 500, "thought_tokens": 800}, batch=False)
     # 0.0155
 
-A model that the table does not know has no price: None, never a guess by its likeness to another.
+A model that the table does not know has no price: None, never zero, and never a guess by its likeness to another.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 from annotate.errors import UserError
 
 SHIPPED = Path(__file__).parent / "prices.yaml"
+_VERSION = re.compile(r"(?:-(?:latest|preview|exp|stable|\d{2,4}|\d{8}))*")
+"""What may follow a model's name and leave it the same model: `-latest`, `-001`, `-2024-08-06`, `-preview-05-20`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,87 +36,72 @@ class Price:
     """What one model costs, and where and when that was read."""
 
     rates: Rates
-    above_tokens: int | None = None
-    """Requests with a longer input cost `rates_above` for all of their tokens."""
-    rates_above: Rates | None = None
-    batch: float | None
-    """What a batch job costs of that; None where the service has no such jobs."""
-    source: str
-    as_of: date
+    long_from: int | None = None
+    """A request with more input tokens than these costs `long_rates` for all of them."""
+    long_rates: Rates | None = None
+    batch: float = 1.0
+    """Share of the price in a batch job."""
+    source: str = ""
+    as_of: str
 
-    def cost_usd(self, usage: Mapping[str, int], *, batch: bool) -> float | None:
-        """Dollars for one reply; None for a batch job where there are none."""
+    def cost_usd(self, usage: Mapping[str, int], *, batch: bool) -> float:
+        """Dollars for one reply: `usage` has input_tokens, output_tokens (without thoughts) and thought_tokens."""
         sent = usage.get("input_tokens", 0)
         written = usage.get("output_tokens", 0) + usage.get("thought_tokens", 0)
-        longer = self.above_tokens is not None and sent > self.above_tokens
-        rates = self.rates_above if longer and self.rates_above else self.rates
-        factor = self.batch if batch else 1.0
-        return None if factor is None else factor * (sent * rates.input + written * rates.output) / 1e6
+        is_long = self.long_from is not None and sent > self.long_from
+        rates = self.long_rates if is_long and self.long_rates else self.rates
+        return (sent * rates.input + written * rates.output) / 1e6 * (self.batch if batch else 1.0)
 
 
-_VERSION = re.compile(r"(?:-(?:latest|preview|exp|stable|\d{2,4}|\d{8}))*")
-"""What may follow a model's name and leave it the same model: `-latest`, `-001`, `-2024-08-06`, `-preview-05-20`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prices:
-    """The prices of one table, by model."""
+    """A price table."""
 
-    models: Mapping[str, Price]
+    as_of: str
+    by_model: Mapping[str, Price]
 
     @classmethod
     def load(cls, path: str = "", *, today: date | None = None) -> Prices:
-        """Read a table, the shipped one where no `path` is given; prices are those of `today`.
-
-        Raises `UserError` with every fault of the file.
-        """
+        """The shipped table, or that at `path`, as it is `today`. Raises `UserError` with every fault of it."""
         file = Path(path) if path else SHIPPED
         table = _read(file)
-        faults = list(_faults(table))
+        faults = [f"{file}: {fault}" for fault in _faults(table)]
         if faults:
-            raise UserError(*(f"{file}: {fault}" for fault in faults))
-        today = today or date.today()
-        return cls(
-            {
-                model: _price(service, row, today)
-                for service in table.values()
-                for model, row in service["models"].items()
-            }
-        )
-
-    @property
-    def as_of(self) -> str:
-        """The day of the oldest price in the table."""
-        return min((price.as_of for price in self.models.values()), default=date.min).isoformat()
+            raise UserError(*faults)
+        as_of = table["as_of"].isoformat()
+        by_model = {
+            model: _price(service, said, as_of, today or date.today())
+            for service in table["services"].values()
+            for model, said in service["models"].items()
+        }
+        return cls(as_of=as_of, by_model=by_model)
 
     def of(self, model: str) -> Price | None:
         """The price of a model, by the longest name in the table that it is a version of."""
-        name = model.removeprefix("models/")
-        matching = [known for known in self.models if name.startswith(known) and _VERSION.fullmatch(name[len(known) :])]
-        return self.models[max(matching, key=len)] if matching else None
+        name = model.rpartition("models/")[2]  # models/gemini-2.5-pro, as Gemini writes it
+        known = [k for k in self.by_model if name.startswith(k) and _VERSION.fullmatch(name, len(k))]
+        return self.by_model[max(known, key=len)] if known else None
 
     def cost_usd(self, model: str, usage: Mapping[str, int], *, batch: bool) -> float | None:
-        """Dollars for one reply of `model` with this `usage`; None where no price is known."""
+        """Dollars for one reply of `model`; None where no price is known."""
         price = self.of(model)
-        return price.cost_usd(usage, batch=batch) if price else None
+        return None if price is None else price.cost_usd(usage, batch=batch)
 
 
-def _price(service: Mapping[str, Any], row: Mapping[str, Any], today: date) -> Price:
-    above = row.get("above")
-    price = Price(
-        rates=_rates(row),
-        above_tokens=above["tokens"] if above else None,
-        rates_above=_rates(above) if above else None,
-        batch=service.get("batch"),
-        source=service["source"],
-        as_of=row["as_of"],
+def _price(service: Mapping[str, Any], said: Mapping[str, Any], as_of: str, today: date) -> Price:
+    then = said.get("then")
+    return Price(
+        rates=_rates(then if then and today >= then["from"] else said),
+        long_from=said.get("long_from"),
+        long_rates=_rates(said["long"]) if "long" in said else None,
+        batch=float(service.get("batch", 1.0)),
+        source=service.get("source", ""),
+        as_of=said["as_of"].isoformat() if "as_of" in said else as_of,
     )
-    then = row.get("then")
-    return replace(price, rates=_rates(then)) if then and today >= then["from"] else price
 
 
-def _rates(row: Mapping[str, Any]) -> Rates:
-    return Rates(input=float(row["input"]), output=float(row["output"]))
+def _rates(said: Mapping[str, Any]) -> Rates:
+    return Rates(input=float(said["input"]), output=float(said["output"]))
 
 
 # ------------------------------------------------------------------------------------------------------------- the file
@@ -127,93 +114,91 @@ def _read(file: Path) -> Any:
         """Refuses a key that is given twice, of which YAML would take the last."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            keys = [key.value for key, _ in node.value]
             twice = [key for i, key in enumerate(keys) if key in keys[:i]]
             if twice:
-                raise yaml.MarkedYAMLError(problem=f"{twice[0]} is given twice", problem_mark=node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands there twice", problem_mark=node.start_mark)
             return super().construct_mapping(node, deep)
 
     try:
         return yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as text ({error}); a price table is a YAML file") from None
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())})") from None
-
-
-_RATE_KEYS = ("input", "output")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: is no price table ({' '.join(str(error).split())}); see {SHIPPED}") from None
 
 
 def _faults(table: Any) -> Iterator[str]:
-    """Everything wrong with a table, each fault with its key."""
-    if not isinstance(table, dict) or not table:
-        yield f"expected services, each with source and models, as in {SHIPPED.name}"
+    """Everything that keeps a table from being one, each with its key."""
+    yield from _wrong_keys("", table, {"as_of", "services"})
+    if not isinstance(table, dict):
         return
-    seen: dict[Any, Any] = {}
-    for name, service in table.items():
-        yield from _wrong_keys(name, service, {"source", "models"}, {"batch"})
+    yield from _wrong_date("as_of", table)
+    services = table.get("services", {})
+    if not isinstance(services, dict):
+        yield "services: expected services, each with its models"
+        return
+    seen: set[Any] = set()
+    for name, service in services.items():
+        where = f"services.{name}"
+        yield from _wrong_keys(where, service, {"models"}, {"source", "batch"})
         if not isinstance(service, dict):
             continue
-        if "source" in service and not isinstance(service["source"], str):
-            yield f"{name}.source: expected the address of the page that the prices are from"
+        if not isinstance(service.get("source", ""), str):
+            yield f"{where}.source: expected the address of the page that the prices are from"
         batch = service.get("batch", 1)
-        if not _is_number(batch) or not 0 < batch <= 1:
-            yield f"{name}.batch: expected a share of the price such as 0.5, got {batch!r}"
+        if not _is_amount(batch) or not 0 < batch <= 1:
+            yield f"{where}.batch: expected a share of the price such as 0.5, got {batch!r}"
         models = service.get("models", {})
         if not isinstance(models, dict):
-            yield f"{name}.models: expected models, each with as_of, input and output"
+            yield f"{where}.models: expected models, each with input and output"
             continue
-        for model, row in models.items():
+        for model, said in models.items():
             if not isinstance(model, str):
-                yield f"{name}.models.{model}: a model's name is text; put it into quotation marks"
+                yield f"{where}.models.{model}: a model's name is text; put it into quotation marks"
             elif model in seen:
-                yield f"{name}.models.{model}: is also listed under {seen[model]}"
-            seen[model] = name
-            yield from _faults_of_model(f"{name}.models.{model}", row)
+                yield f"{where}.models.{model}: stands in the table twice"
+            seen.add(model)
+            yield from _model_faults(f"{where}.models.{model}", said)
 
 
-def _faults_of_model(where: str, row: Any) -> Iterator[str]:
-    yield from _wrong_keys(where, row, {"as_of", *_RATE_KEYS}, {"above", "then"})
-    if not isinstance(row, dict):
+def _model_faults(where: str, said: Any) -> Iterator[str]:
+    yield from _wrong_keys(where, said, {"input", "output"}, {"as_of", "long_from", "long", "then"})
+    if not isinstance(said, dict):
         return
-    yield from _wrong_rates(where, row)
-    yield from _wrong_date(where, row, "as_of")
-    above, then = row.get("above"), row.get("then")
-    if above is not None:
-        yield from _wrong_keys(f"{where}.above", above, {"tokens", *_RATE_KEYS}, set())
-        if isinstance(above, dict):
-            yield from _wrong_rates(f"{where}.above", above)
-            tokens = above.get("tokens", 1)
-            if type(tokens) is not int or tokens < 1:
-                yield f"{where}.above.tokens: expected a whole number of tokens, got {tokens!r}"
-    if then is not None:
-        yield from _wrong_keys(f"{where}.then", then, {"from", *_RATE_KEYS}, set())
-        if isinstance(then, dict):
-            yield from _wrong_rates(f"{where}.then", then)
-            yield from _wrong_date(f"{where}.then", then, "from")
+    yield from _wrong_rates(where, said)
+    yield from _wrong_date(f"{where}.as_of", said)
+    if ("long" in said) != ("long_from" in said):
+        yield f"{where}: `long` and `long_from` belong together"
+    tokens = said.get("long_from", 1)
+    if type(tokens) is not int or tokens < 1:
+        yield f"{where}.long_from: expected a whole number of tokens, got {tokens!r}"
+    for name, also in (("long", set[str]()), ("then", {"from"})):
+        if name in said:
+            yield from _wrong_keys(f"{where}.{name}", said[name], {"input", "output"} | also)
+            yield from _wrong_rates(f"{where}.{name}", said[name])
+            yield from _wrong_date(f"{where}.{name}.from", said[name])
 
 
-def _wrong_keys(where: str, row: Any, needed: set[str], allowed: set[str]) -> Iterator[str]:
-    if not isinstance(row, dict):
-        yield f"{where}: expected {', '.join(sorted(needed))}"
+def _wrong_keys(where: str, said: Any, needed: set[str], allowed: set[str] | None = None) -> Iterator[str]:
+    known = sorted(needed | (allowed or set()))
+    if not isinstance(said, dict):
+        yield f"{where or 'table'}: expected {', '.join(sorted(needed))}"
         return
-    for key in row:
-        if key not in needed | allowed:
-            yield f"{where}.{key}: unknown key; known are {', '.join(sorted(needed | allowed))}"
-    for key in sorted(needed - set(row)):
-        yield f"{where}.{key}: is missing"
+    dotted = f"{where}." if where else ""
+    yield from (f"{dotted}{key}: unknown key; known are {', '.join(known)}" for key in said if key not in known)
+    yield from (f"{dotted}{key}: is missing" for key in sorted(needed - set(said)))
 
 
-def _wrong_rates(where: str, row: Mapping[str, Any]) -> Iterator[str]:
-    for key in _RATE_KEYS:
-        if key in row and (not _is_number(row[key]) or not 0 <= row[key] < 1e5):
-            yield f"{where}.{key}: expected dollars per million tokens, got {row[key]!r}"
+def _wrong_rates(where: str, said: Any) -> Iterator[str]:
+    for name in ("input", "output"):
+        if isinstance(said, dict) and name in said and not _is_amount(said[name]):
+            yield f"{where}.{name}: expected dollars per million tokens, got {said[name]!r}"
 
 
-def _wrong_date(where: str, row: Mapping[str, Any], key: str) -> Iterator[str]:
-    if key in row and type(row[key]) is not date:
-        yield f"{where}.{key}: expected a day such as 2026-10-07, got {row[key]!r}"
+def _wrong_date(where: str, said: Any) -> Iterator[str]:
+    name = where.rpartition(".")[2]
+    if isinstance(said, dict) and name in said and type(said[name]) is not date:
+        yield f"{where}: expected a day such as 2026-10-07, got {said[name]!r}"
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e5

@@ -13,18 +13,19 @@ from annotate.errors import UserError
 from annotate.prices import SHIPPED, Prices
 
 TABLE = """
-mine:
-  source: https://example.org/prices
-  batch: 0.5
-  models:
-    judge: {as_of: 2026-01-15, input: 1, output: 10, above: {tokens: 1000, input: 2, output: 15}}
-    judge-mini: {as_of: 2026-02-15, input: 0.1, output: 1}
-    judge-2024-05-13: {as_of: 2025-02-15, input: 5, output: 50}
-    rising: {as_of: 2026-02-15, input: 1, output: 2, then: {from: 2027-01-01, input: 3, output: 4}}
-other:
-  source: https://example.org/other
-  models:
-    "3": {as_of: 2026-02-15, input: 1, output: 1}
+as_of: 2026-02-15
+services:
+  mine:
+    source: https://example.org/prices
+    batch: 0.5
+    models:
+      judge: {input: 1, output: 10, long_from: 1000, long: {input: 2, output: 15}, as_of: 2026-01-15}
+      judge-mini: {input: 0.1, output: 1}
+      judge-2024-05-13: {input: 5, output: 50}
+      rising: {input: 1, output: 2, then: {from: 2027-01-01, input: 3, output: 4}}
+  other:
+    models:
+      "3": {input: 1, output: 1}
 """
 
 
@@ -40,7 +41,7 @@ def test_a_reply_costs_its_tokens_and_thinking_is_output(tmp_path: Path) -> None
     assert prices.cost_usd("judge", usage, batch=False) == (1000 * 1 + 500 * 10) / 1e6
     assert prices.cost_usd("judge", usage, batch=True) == (1000 * 1 + 500 * 10) / 2e6
     assert prices.cost_usd("judge", {}, batch=False) == 0.0
-    assert prices.as_of == "2025-02-15"
+    assert (prices.as_of, prices.by_model["judge"].as_of) == ("2026-02-15", "2026-01-15")
 
 
 def test_a_long_request_costs_more_for_all_of_its_tokens(tmp_path: Path) -> None:
@@ -54,9 +55,8 @@ def test_a_price_that_is_announced_counts_from_its_day_on(tmp_path: Path) -> Non
     assert load(tmp_path, today=date(2027, 1, 1)).cost_usd("rising", usage, batch=False) == 3.0
 
 
-def test_no_batch_price_where_there_are_no_batch_jobs(tmp_path: Path) -> None:
-    assert load(tmp_path).cost_usd("3", {"input_tokens": 1}, batch=True) is None
-    assert load(tmp_path).cost_usd("3", {"input_tokens": 1}, batch=False) == 1e-6
+def test_a_batch_costs_the_same_where_no_share_is_given(tmp_path: Path) -> None:
+    assert load(tmp_path).cost_usd("3", {"input_tokens": 1}, batch=True) == 1e-6
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_no_batch_price_where_there_are_no_batch_jobs(tmp_path: Path) -> None:
     [
         ("judge", 1),
         ("models/judge", 1),  # as Gemini writes it
+        ("publishers/google/models/judge", 1),
         ("judge-latest", 1),
         ("judge-001", 1),
         ("judge-preview-05-20", 1),
@@ -98,7 +99,7 @@ def test_the_shipped_table(model: str, price: tuple[float, float]) -> None:
     assert found is not None
     assert (found.rates.input, found.rates.output) == price
     assert found.source.startswith("https://")
-    assert date(2025, 1, 1) < found.as_of <= date.today()
+    assert date(2025, 1, 1) < date.fromisoformat(found.as_of) <= date.today()
     assert found.batch == 0.5
 
 
@@ -109,52 +110,57 @@ def test_the_example_in_the_docstring() -> None:
 
 def test_every_fault_of_a_table_is_told_with_its_key(tmp_path: Path) -> None:
     text = """
-mine:
-  source: 7
-  batch: 2
-  prices: 1
-  models:
-    a: {as_of: 2026-02-15, input: 1e-3, output: -1}
-    b: {as_of: yesterday, input: 1, otput: 1}
-    c: 3
-    5: {as_of: 2026-02-15, input: 1, output: 1}
-    d: {as_of: 2026-02-15, input: 1, output: 1, above: {tokens: 2.5, input: 1}, then: {input: 1, output: 1}}
-    e: {as_of: 2026-02-15, input: true, output: .nan}
-other: {models: {a: {as_of: 2026-02-15, input: 1, output: 1}}}
-third: 1
+as_of: today
+services:
+  mine:
+    source: 7
+    batch: 2
+    prices: 1
+    models:
+      a: {input: 1e-3, output: -1}
+      b: {as_of: yesterday, input: 1, otput: 1}
+      c: 3
+      5: {input: 1, output: 1}
+      d: {input: 1, output: 1, long_from: 2.5, then: {input: 1, output: 1}}
+      e: {input: true, output: .nan, long: {input: 1}}
+  other: {models: {a: {input: 1, output: 1}}}
+  third: 1
 """
     with pytest.raises(UserError) as error:
         load(tmp_path, text)
     file = tmp_path / "prices.yaml"
-    assert list(error.value.faults) == [
-        f"{file}: mine.prices: unknown key; known are batch, models, source",
-        f"{file}: mine.source: expected the address of the page that the prices are from",
-        f"{file}: mine.batch: expected a share of the price such as 0.5, got 2",
-        f"{file}: mine.models.a.input: expected dollars per million tokens, got '1e-3'",  # YAML reads that as text
-        f"{file}: mine.models.a.output: expected dollars per million tokens, got -1",
-        f"{file}: mine.models.b.otput: unknown key; known are above, as_of, input, output, then",
-        f"{file}: mine.models.b.output: is missing",
-        f"{file}: mine.models.b.as_of: expected a day such as 2026-10-07, got 'yesterday'",
-        f"{file}: mine.models.c: expected as_of, input, output",
-        f"{file}: mine.models.5: a model's name is text; put it into quotation marks",
-        f"{file}: mine.models.d.above.output: is missing",
-        f"{file}: mine.models.d.above.tokens: expected a whole number of tokens, got 2.5",
-        f"{file}: mine.models.d.then.from: is missing",
-        f"{file}: mine.models.e.input: expected dollars per million tokens, got True",
-        f"{file}: mine.models.e.output: expected dollars per million tokens, got nan",
-        f"{file}: other.source: is missing",
-        f"{file}: other.models.a: is also listed under mine",
-        f"{file}: third: expected models, source",
+    assert [fault.removeprefix(f"{file}: ").removeprefix("services.") for fault in error.value.faults] == [
+        "as_of: expected a day such as 2026-10-07, got 'today'",
+        "mine.prices: unknown key; known are batch, models, source",
+        "mine.source: expected the address of the page that the prices are from",
+        "mine.batch: expected a share of the price such as 0.5, got 2",
+        "mine.models.a.input: expected dollars per million tokens, got '1e-3'",  # YAML reads that as text
+        "mine.models.a.output: expected dollars per million tokens, got -1",
+        "mine.models.b.otput: unknown key; known are as_of, input, long, long_from, output, then",
+        "mine.models.b.output: is missing",
+        "mine.models.b.as_of: expected a day such as 2026-10-07, got 'yesterday'",
+        "mine.models.c: expected input, output",
+        "mine.models.5: a model's name is text; put it into quotation marks",
+        "mine.models.d: `long` and `long_from` belong together",
+        "mine.models.d.long_from: expected a whole number of tokens, got 2.5",
+        "mine.models.d.then.from: is missing",
+        "mine.models.e.input: expected dollars per million tokens, got True",
+        "mine.models.e.output: expected dollars per million tokens, got nan",
+        "mine.models.e: `long` and `long_from` belong together",
+        "mine.models.e.long.output: is missing",
+        "other.models.a: stands in the table twice",
+        "third: expected models",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "expected services, each with source and models, as in prices.yaml"),
-        ("[1]", "expected services"),
-        ("a: [", "is not YAML"),
-        ("mine: {source: x, models: {}, source: y}", "source is given twice"),
+        ("", "table: expected as_of, services"),
+        ("as_of: 2026-01-01", "services: is missing"),
+        ("{as_of: 2026-01-01, services: [1]}", "services: expected services, each with its models"),
+        ("a: [", "is no price table"),
+        ("{as_of: 2026-01-01, services: {}, as_of: 2026-01-02}", "is no price table .as_of stands there twice"),
     ],
 )
 def test_a_file_that_is_no_table(text: str, fault: str, tmp_path: Path) -> None:
@@ -163,7 +169,7 @@ def test_a_file_that_is_no_table(text: str, fault: str, tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.yaml: cannot be read as text .* a price table is a YAML file"):
+    with pytest.raises(UserError, match=r"gone\.yaml: is no price table \(.*\); see .*prices\.yaml"):
         Prices.load(str(tmp_path / "gone.yaml"))
 
 

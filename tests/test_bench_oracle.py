@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bench.annotate_rig.oracle import oracle
 
 

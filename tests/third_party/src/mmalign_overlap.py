@@ -3,8 +3,8 @@
 annotate: {backend: overlap, options: {ignore_case: false}}
 
 A backend is a class made as `Backend(model=..., **options)`, with `paid`, `model` and `reply`. It answers in text, in
-the form that the request asks for, and says what became of the request; scores are read by mmalign. `traits` may say more:
-this one works here, at no service's pace, and would only repeat itself.
+the form that the request asks for, and says what became of the request; scores are read by mmalign. `traits` may say
+more: this one works here, at no service's pace, and would only repeat itself.
 """
 
 from __future__ import annotations

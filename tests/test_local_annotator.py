@@ -90,7 +90,7 @@ def mixed(rubric: Path, seen: list[tuple[Image, bytes]], **options: Any) -> list
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("scaffold", [False, True])
 def test_a_reply_does_not_depend_on_batch_mates(
-    home: Path, rubric: Path, seen: list[tuple[Image, bytes]], temperature: float, scaffold: bool
+    home: Path, judge: Judge, rubric: Path, seen: list[tuple[Image, bytes]], temperature: float, scaffold: bool
 ) -> None:
     requests = mixed(rubric, seen, temperature=temperature, room=24)
     alone = ask(home / "judge", requests, batch_size=1, scaffold=scaffold)
@@ -98,6 +98,8 @@ def test_a_reply_does_not_depend_on_batch_mates(
     assert [r.text for r in alone] == [r.text for r in together]
     assert alone == together
     assert len({r.text for r in alone}) == 6
+    rows = [judge.read(i, r) for i, r in enumerate(requests)]
+    assert [r.usage["input_tokens"] for r in alone] == [len(row.prompt.ids) for row in rows if isinstance(row, Row)]
 
 
 def test_draws_follow_the_requests_own_hash(home: Path, rubric: Path) -> None:

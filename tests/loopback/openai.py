@@ -40,6 +40,8 @@ FIELDS = {
     "n",
     "stream",
     "reasoning_effort",
+    "logprobs",
+    "top_logprobs",
     "presence_penalty",
     "frequency_penalty",
     "service_tier",

@@ -75,6 +75,8 @@ class Estimate:
     """At the declared limits; 0 where there are none."""
     days: int = 0
     """Under a declared daily limit; 0 where there is none."""
+    requests_per_day: int = 0
+    """That limit, of all lanes together."""
     paid: bool = False
     basis: str = ""
     """What the tokens were guessed from."""

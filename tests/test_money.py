@@ -128,7 +128,7 @@ def test_an_estimate_names_tokens_dollars_minutes_and_days() -> None:
     assert found.usd == pytest.approx(dollars, rel=0.01)
     assert found.usd_batch == pytest.approx(dollars / 2, rel=0.01)
     assert (found.minutes, found.days) == (16.0, 3)
-    assert spelled(found)[2:] == ["at least 16 min at the limits you set", "3 days at the daily limit you set"]
+    assert spelled(found)[2:] == ["at least 16 min at the limits you set", "3 days at 30 requests a day"]
 
 
 def test_tokens_a_minute_may_be_what_takes_the_time() -> None:
@@ -169,7 +169,7 @@ def test_what_has_no_price_says_so_and_what_is_free_is_free() -> None:
     assert unknown.usd is None and "price unknown" in spelled(unknown)[1]
     free = TeachWork(prompts=[prompt("Q?")], settings=Teach(), seed=0, read_image=read_image)
     assert free.estimate(free.units).usd == 0.0
-    assert spelled(free.estimate(free.units))[1:] == ["free"]
+    assert spelled(free.estimate(free.units)) == ["1 call, free"]
     assert spelled(Estimate(calls=0, cached=3)) == ["no calls (3 answered already)"]
 
 

@@ -38,7 +38,9 @@ class Asked:
         line: dict[str, Any] = {**_LINE, **self.call.note(), "replies": []}
         attempt, room = 0, 1
         # A reply from fixed decoding would only come again; another may be better. Bad output is never sent back.
-        fresh = 0 if self.run.lanes[0].traits.deterministic else self.run.patience.reasks
+        traits = self.run.lanes[0].traits
+        greedy = traits.greedy_is_fixed and self.request.decoding.get("temperature", 0) == 0
+        fresh = 0 if traits.deterministic or greedy else self.run.patience.reasks
         try:
             while True:
                 kept, readable = await self._reply()

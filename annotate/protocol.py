@@ -113,6 +113,8 @@ class Traits:
 
     deterministic: bool = False
     """The same request gives the same reply: asking again after an unreadable one is no use."""
+    greedy_is_fixed: bool = False
+    """That is so at temperature 0 (a model here; services are seldom so exact)."""
     decides: Mapping[str, Any] = field(default_factory=dict)
     """Options of the backend that decide its reply (thinking, safety settings); part of every request's key."""
     in_flight: int | None = None

@@ -20,10 +20,11 @@ from tiny_llava import (
 )
 
 from align.context import PromptSet
+from align.models.draws import SeededDraw, nucleus
 from align.models.load import LoadedModel, load_language_model, load_vlm
 from align.recipe import Recipe
 from align.sample.batches import plan_batches
-from align.sample.engine import Ask, Decoding, SeededDraw, generate, nucleus, score
+from align.sample.engine import Ask, Decoding, generate, score
 from align.sample.stage import SampleWork, work
 from align.settings import Sample
 from annotate.records import Completion, Failure, Image, Prompt, Turn

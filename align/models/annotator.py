@@ -9,8 +9,8 @@ Temperature 0 is greedy; above it, draws are seeded by the request's own hash. O
 
     batch_size  requests run together (4)            device    auto, cpu, cuda, or spread: over all GPUs
     quantize    4bit: a quarter of the memory        dtype     auto (bfloat16 on a GPU), float32, bfloat16, float16
-    template    auto, vicuna or processor            reask     ask again after an unreadable reply; temperature > 0
-    quiet_ms    how long to wait for batch mates     scaffold  for judges too small to keep to a form: see `pens.py`
+    template    auto, vicuna or processor            scaffold  for judges too small to keep to a form: see `pens.py`
+    quiet_ms    how long to wait for batch mates
 
 Torch is loaded with the model, not before.
 """
@@ -52,7 +52,6 @@ class LocalAnnotator:
         quantize: str = "",
         template: str = "auto",
         scaffold: bool = False,
-        reask: bool = False,
         quiet_ms: float = 20.0,
     ) -> None:
         """Raises `UserError` for an option that cannot be; whether the model is there is for `check` to say."""
@@ -68,7 +67,7 @@ class LocalAnnotator:
             scaffold=scaffold,
         )
         self.traits = Traits(
-            deterministic=not reask,
+            greedy_is_fixed=True,
             decides=decides(self.settings),
             in_flight=ROUND * batch_size,
             paced=False,

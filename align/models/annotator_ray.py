@@ -57,7 +57,6 @@ class RayAnnotator:
         quantize: str = "",
         template: str = "auto",
         scaffold: bool = False,
-        reask: bool = False,
         quiet_ms: float = 1000.0,
     ) -> None:
         """Raises `UserError` for an option that cannot be; whether the model is there is for `check` to say."""
@@ -78,7 +77,7 @@ class RayAnnotator:
             workers=workers, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker, address=address
         )
         self.traits = Traits(
-            deterministic=not reask,
+            greedy_is_fixed=True,
             decides=decides(self.settings),
             in_flight=rows_per_job,
             paced=False,

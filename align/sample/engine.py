@@ -10,12 +10,12 @@ does not depend on what else is in its batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from align.models.draws import SeededDraw, seed_of
 from align.models.encode import Encoded, join_images, left_pad, to_device
 from align.models.load import LoadedModel
 from annotate.errors import UserError
@@ -66,7 +66,8 @@ class Generated:
 def generate(loaded: LoadedModel, asks: Sequence[Ask], *, n: int = 1, decoding: Decoding, seed: int = 0) -> Generated:
     """`n` answers to each ask, in the order of `asks`. Prompts with and without images are run apart."""
     rows = [
-        _Row(loaded.encoder.prompt(a.turns, a.images), tuple(_seed(seed, a.key, k) for k in range(n))) for a in asks
+        _Row(loaded.encoder.prompt(a.turns, a.images), tuple(seed_of(f"{seed}/{a.key}/{k}") for k in range(n)))
+        for a in asks
     ]
     draws: dict[int, list[Draw]] = {}
     halved = False
@@ -84,11 +85,6 @@ class _Row:
     prompt: Encoded
     seeds: tuple[int, ...]
     """One per completion."""
-
-
-def _seed(seed: int, key: str, k: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{key}/{k}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> tuple[list[list[Draw]], bool]:
@@ -174,45 +170,6 @@ def _draw(ids: list[int], tokenizer: Any, ends: set[int]) -> Draw:
     kept = ids if stop is None else ids[:stop]
     text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
     return Draw(text=text, n_tokens=len(kept), finish_reason="length" if stop is None else "stop")
-
-
-class SeededDraw:
-    """A logits processor that makes the draw itself: the token in whose share of the cumulated probabilities a uniform
-    number falls, the numbers coming from one generator per row.
-
-    Returns scores in which only the drawn token is possible, so that what samples from them has no choice left. The
-    numbers are made on the CPU, the same on every device, and all is in double precision: with the 24 bits of single
-    precision a long-tailed vocabulary would be rounded off.
-    """
-
-    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
-        import torch
-
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
-        self.top_p = top_p
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        logits_BV = scores.double() / self.temperature
-        if self.top_p < 1:
-            logits_BV = nucleus(logits_BV, self.top_p)
-        cumulated_BV = logits_BV.softmax(dim=-1).cumsum(dim=-1)
-        uniform_B1 = torch.cat([torch.rand(1, 1, generator=g, dtype=torch.float64) for g in self.generators])
-        # times the last sum, which rounding leaves a little off 1
-        mark_B1 = uniform_B1.to(scores.device) * cumulated_BV[:, -1:]
-        drawn_B1 = torch.searchsorted(cumulated_BV, mark_B1, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B1, 0.0)
-
-
-def nucleus(logits_BV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Only the fewest most likely tokens whose probabilities reach `top_p` (arXiv:1904.09751); the rest is -inf."""
-    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True)
-    probability_BV = sorted_BV.softmax(dim=-1)
-    before_BV = probability_BV.cumsum(dim=-1) - probability_BV
-    outside_BV = (before_BV >= top_p).scatter(1, order_BV, before_BV >= top_p)
-    return logits_BV.masked_fill(outside_BV, float("-inf"))
 
 
 def score(loaded: LoadedModel, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:

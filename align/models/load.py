@@ -109,6 +109,7 @@ def check_folder(folder: Path) -> None:
 
 def _load(auto_class: Any, folder: Path, device: Device) -> Any:
     import torch
+    from safetensors import SafetensorError
 
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = torch.bfloat16 if where == "cuda" else torch.float32
@@ -116,8 +117,8 @@ def _load(auto_class: Any, folder: Path, device: Device) -> Any:
         model, report = auto_class.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)}); was it copied whole?") from error
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise UserError(f"{folder}: {len(names)} weight(s) are not in the files, e.g. {names[0]}; is it complete?")

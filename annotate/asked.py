@@ -45,7 +45,7 @@ class Asked:
             while True:
                 kept, readable = await self._reply()
                 _add(line, kept)
-                cut_off = kept["reason"] == Reason.CUT_OFF.value
+                cut_off = kept["cut_off"]
                 if readable:
                     return line | {"outcome": Outcome.OK.value, "reason": None, "detail": ""}
                 if (cut_off and room == 1) or (kept["outcome"] == Outcome.OK.value and attempt < fresh):
@@ -82,11 +82,11 @@ class Asked:
         return kept, readable
 
     def _readable(self, kept: Mapping[str, Any]) -> bool:
-        return bool(kept["text"]) and self.call.readable(kept["text"], kept["reason"] == Reason.CUT_OFF.value)
+        return bool(kept["text"]) and self.call.readable(kept["text"], kept["cut_off"])
 
     async def _send(self) -> Reply:
         """The reply to a request that was not turned away for being too early."""
-        tokens = tokens_of(self.request)
+        tokens = self.run.tokens_of(self.request)
         now = asyncio.get_running_loop().time
         while True:
             lane = self.lane = self.lane or await self.run.gate.enter(tokens, fresh=False)
@@ -103,7 +103,7 @@ class Asked:
             self.cost = None if cost is None or self.cost is None else self.cost + cost
             if lane.tokens:
                 lane.tokens.settle(tokens, reply.usage.get("input_tokens", tokens))
-            reply = replace(reply, text=scrub(reply.text), detail=scrub(reply.detail))
+            reply = replace(reply, text=_kept_text(reply.text), detail=_kept_text(reply.detail))
             if reply.outcome is Outcome.RATE_MINUTE:
                 self._pause(lane, reply, sent_at, now())
             elif reply.outcome is Outcome.QUOTA_DAY:
@@ -180,6 +180,7 @@ def _kept(reply: Reply, key: str, tries: int, cost: float | None, seconds: float
         "cost_usd": cost,
         "request_sha256": key,
         "text": reply.text,
+        "cut_off": reply.outcome is Outcome.ROW_FATAL and reply.reason is Reason.CUT_OFF,
         "usage": dict(sorted(reply.usage.items())),
         "model_version": reply.model_version,
         "response_id": reply.response_id,
@@ -188,7 +189,7 @@ def _kept(reply: Reply, key: str, tries: int, cost: float | None, seconds: float
     }
 
 
-_REPLY = ("request_sha256", "text", "usage", "model_version", "response_id", "finish", "seconds")
+_REPLY = ("request_sha256", "text", "cut_off", "usage", "model_version", "response_id", "finish", "seconds")
 
 
 def _add(line: dict[str, Any], kept: Mapping[str, Any]) -> None:
@@ -204,10 +205,15 @@ async def _at_once(reply: Reply) -> Reply:
     return reply
 
 
-def tokens_of(request: Request) -> int:
-    """What a request costs to send, by rule of thumb: 4 characters a token, 258 tokens an image."""
+def _kept_text(text: str) -> str:
+    """A service's text as it can be written down: without keys, and without halves of characters."""
+    return scrub(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def tokens_of(request: Request, image_tokens: int) -> int:
+    """What a request costs to send, by rule of thumb: 4 characters a token, and so many an image."""
     characters = sum(len(part.text) for message in request.messages for part in message.parts)
-    return characters // 4 + 258 * len(request.prompt.images)
+    return characters // 4 + image_tokens * len(request.prompt.images)
 
 
 def _images(prompt: Prompt, read_image: ReadImage) -> list[bytes] | Reply:

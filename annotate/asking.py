@@ -3,8 +3,8 @@
 In: calls, each with a key. Out, through `done(key, line)`, one line per call, in the order in which they are settled:
 
     {"outcome": "ok", "reason": null, "detail": "", "attempts": 1, "cost_usd": 0.0,
-     "replies": [{"request_sha256": "5c…", "text": "...", "usage": {}, "model_version": "", "response_id": "",
-                  "finish": "STOP", "seconds": 1.2}]}
+     "replies": [{"request_sha256": "5c…", "text": "...", "cut_off": false, "usage": {}, "model_version": "",
+                  "response_id": "", "finish": "STOP", "seconds": 1.2}]}
 
 Every raw text is kept, also of replies that could not be read, so that reading again with a better parser costs no
 call; a text that is not the last of its call is kept in `attempts.jsonl` the moment it arrives.
@@ -119,7 +119,7 @@ class Asking:
         for key, call in self.calls.items():
             request = call.request()
             try:
-                lane = await self.gate.enter(tokens_of(request), fresh=True)
+                lane = await self.gate.enter(self.tokens_of(request), fresh=True)
             except Stopped as stopped:
                 return self._stop(stopped)
             task = asyncio.create_task(self._settle(key, Asked(self, call, request, lane)))
@@ -198,7 +198,10 @@ class Asking:
             return 0.0
         most = int(request.decoding.get("max_output_tokens", self.settings.max_output_tokens))
         most += self.lanes[0].traits.thinking_room
-        return self.cost_of(annotator, {"input_tokens": tokens_of(request), "output_tokens": most})
+        return self.cost_of(annotator, {"input_tokens": self.tokens_of(request), "output_tokens": most})
+
+    def tokens_of(self, request: Request) -> int:
+        return tokens_of(request, self.lanes[0].traits.image_tokens)
 
     def most(self, request: Request) -> float:
         return self.purse.most(self._most(request)) if self.paid else 0.0

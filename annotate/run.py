@@ -120,12 +120,19 @@ class _RatingCall:
         by_id = {c.id: c for c in self.shown}
         return replace(self, shown=tuple(by_id[completion_id] for completion_id in line["shown"]))
 
-    def parse(self, text: str) -> ParsedReply:
-        return parse_reply(text, len(self.shown), self.rubric, pairwise=self.settings.mode == "pairwise")
+    def parse(self, text: str, cut_off: bool = False) -> ParsedReply:
+        return parse_reply(
+            text,
+            len(self.shown),
+            self.rubric,
+            pairwise=self.settings.mode == "pairwise",
+            completions=[c.text for c in self.shown],
+            cut_off=cut_off,
+        )
 
     def readable(self, text: str, cut_off: bool = False) -> bool:
         try:  # what is cut off after its last rating is complete
-            self.parse(text)
+            self.parse(text, cut_off)
         except ReplyError:
             return False
         return True
@@ -252,7 +259,7 @@ class AnnotateWork(AskingWork):
         unread = ""
         for reply in line["replies"]:
             try:
-                parsed = call.parse(reply["text"])
+                parsed = call.parse(reply["text"], reply["cut_off"])
             except ReplyError as error:
                 unread = str(error)
                 continue

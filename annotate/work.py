@@ -13,7 +13,6 @@ from annotate.lanes import LaneSettings, check_lanes, make_lanes
 from annotate.limits import Patience
 from annotate.prices import Prices
 from annotate.protocol import Annotator, Priced, traits_of
-from annotate.records import Reason
 from annotate.stage import Done, Estimate, Line, Progress, Unit
 
 
@@ -78,8 +77,7 @@ class AskingWork:
     def failed(self, unit: Unit, line: Line) -> bool:
         """Whether nothing of use came of a unit, read with the parser of today."""
         call: Call = unit.payload
-        cut_off = line["reason"] == Reason.CUT_OFF.value
-        return line["outcome"] != "ok" and not any(call.readable(r["text"], cut_off) for r in line["replies"])
+        return line["outcome"] != "ok" and not any(call.readable(r["text"], r["cut_off"]) for r in line["replies"])
 
     def written(self, pending: Sequence[Unit]) -> int:
         """A guess at the output tokens of one reply."""
@@ -93,13 +91,14 @@ class AskingWork:
                 return self.annotator.cost_usd(usage) if batch == traits_of(self.annotator).batch else None
             return self.prices.cost_usd(self.annotator.model, usage, batch=batch)
 
+        price = self.prices.of(self.annotator.model)
         own = not self.paid or isinstance(self.annotator, Priced)
         return estimate_calls(
             [unit.payload.request() for unit in pending],
             written=min(self._asks.max_output_tokens, self.written(pending)),
-            lines=lines or {},
+            lines={u.key: lines[u.key] for u in self.units if u.key in lines} if lines else {},
             lanes=self.lanes,
             cost_of=cost_of,
             cached=len(self.units) - len(pending),
-            prices_as_of="" if own else self.prices.as_of,
+            prices_as_of="" if own else price.as_of if price else self.prices.as_of,
         )

@@ -16,6 +16,7 @@ from annotators import HASTE, Listed, answers, prompt, quiet, read_image, run_wo
 
 from align.settings import Annotate, Checks
 from annotate.errors import Stopped, UserError
+from annotate.journal import Journal, read_journal
 from annotate.keys import read_key
 from annotate.lanes import Lane, LaneLimits, make_lanes
 from annotate.limits import Patience
@@ -401,3 +402,13 @@ def test_a_missing_key_is_said_with_the_variable() -> None:
         read_key("ODD_KEY")
     with pytest.raises(UserError, match="set the environment variable NO_SUCH_KEY"):
         read_key("NO_SUCH_KEY")
+
+
+def test_half_a_character_from_a_service_stops_nothing(tmp_path: Path) -> None:
+    broken = Listed(Reply(outcome=Outcome.OK, text="I would rather not \ud83d."))
+    work = work_of(1, broken)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        work.execute(work.units, journal.append, tmp_path, quiet)
+    (line,) = read_journal(tmp_path / "journal.jsonl").values()
+    assert line["replies"][0]["text"] == "I would rather not ?."
+    assert line["outcome"] == "ok"

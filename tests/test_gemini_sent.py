@@ -177,14 +177,31 @@ def test_thoughts_are_counted_apart(backend: str, service: Service) -> None:
     assert reply.usage == {"input_tokens": 10 + 258, "output_tokens": 14, "thought_tokens": 100}
 
 
-def test_the_body_for_a_batch_is_what_the_library_sends(service: Service) -> None:
+def test_the_body_is_what_the_library_makes_of_its_own_objects(service: Service) -> None:
+    """We hand the library the body, not objects to make it of; this is the body that it would have made."""
+    from google import genai
+    from google.genai import types
+
     request = rating("Which digit?", COMPLETIONS, [picture()])
     ask(Gemini(model="m", base_url=service.url, thinking_budget=64), request)
-    body = sent(service)
-    body["systemInstruction"].pop("role")  # which a system's words do not need
-    _, image, _ = (part.get("inlineData") for part in body["contents"][0]["parts"])
+    ours = sent(service)
+    wire = wire_request(request, Options(model="m", thinking_budget=64))
+    client = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=service.url, api_version="v1beta"))
+    client.models.generate_content(
+        model="m",
+        contents=[types.Content.model_validate(content) for content in wire.contents],
+        config=types.GenerateContentConfig.model_validate(
+            {**wire.generation, "system_instruction": wire.system, "safety_settings": list(wire.safety)}
+        ),
+    )
+    client.close()
+    theirs = sent(service)
+    theirs["systemInstruction"].pop("role")  # which a system's words do not need
+    _, image, _ = (part.get("inlineData") for part in theirs["contents"][0]["parts"])
     image["data"] = image["data"].replace("-", "+").replace("_", "/")  # either alphabet of base64 is taken
-    assert wire_request(request, Options(model="m", thinking_budget=64)).rest() == body
+    assert ours == theirs
+    first, second = (request["headers"] for request in service.requests()[-2:])
+    assert first.get("x-goog-api-key") == second.get("x-goog-api-key") == KEY
 
 
 # ----------------------------------------------------------------------------------------------------- keys, options

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def _faults(front: Any, guide: str) -> Iterator[str]:
             seen[word] = str(name)
 
 
+@lru_cache(maxsize=4096)
 def spelling(name: str) -> str:
     """The letters and digits of a name, in lower case: how names in replies are compared."""
     return "".join(c for c in name.casefold() if c.isalnum())

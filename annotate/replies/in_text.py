@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from annotate.replies.words import (
@@ -99,7 +100,7 @@ def _rows_of_columns(
 
 def read_lines(text: str, names: Names) -> Reading | None:
     """`Completion 1:` and below it `Helpfulness: 3 because ...`, or all attributes on one line."""
-    entry = _entry(names)
+    entry = _entry(tuple(sorted(names, key=len, reverse=True)))
     rows: dict[Label | None, Row] = {}
     before: list[str] = []
     label: Label | None = None
@@ -117,9 +118,10 @@ def read_lines(text: str, names: Names) -> Reading | None:
     return Reading(join("\n".join(before)), list(rows.values()), "") if rows else None
 
 
-def _entry(names: Names) -> re.Pattern[str]:
-    """A pattern for `**Helpfulness** (0-4): `."""
-    words = "|".join(r"[\s_-]?".join(map(re.escape, name)) for name in sorted(names, key=len, reverse=True))
+@lru_cache(maxsize=16)
+def _entry(names: tuple[str, ...]) -> re.Pattern[str]:
+    """A pattern for `**Helpfulness** (0-4): `, the longest names first."""
+    words = "|".join(r"[\s_-]?".join(map(re.escape, name)) for name in names)
     note = r"(?:\s*\([^()\n]{0,30}\))?"
     sign = r"""[\s*_`"']{0,6}(?:[:=]|\s[-–—→]\s)[\s*_`"'(\[]{0,6}"""
     return re.compile(rf"(?<![^\W_])({words}){note}{sign}", re.IGNORECASE)

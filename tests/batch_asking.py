@@ -90,7 +90,7 @@ async def ask_as_a_run(name: str, url: str, workspace: Path, n: int) -> None:
     """Ask n questions, put each answer into a journal, and ask again only what failed or is not there."""
     workspace.mkdir(parents=True, exist_ok=True)
     with Journal(workspace / "journal.jsonl") as journal:
-        annotator = backend(name, url, max_lines=10, poll_seconds=0.1)
+        annotator = backend(name, url, max_lines=10, poll_seconds=0.06)
         await annotator.open(workspace)
 
         async def settle(asked: Request) -> None:

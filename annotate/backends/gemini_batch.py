@@ -140,7 +140,7 @@ class GeminiJobs:
 
     async def upload(self, requests: Path) -> str:
         try:
-            made = await self._service.files.upload(file=requests, config={"mime_type": "application/jsonl"})
+            made = await self._service.files.upload(file=requests, config={"mime_type": "jsonl"})
         except (KeyError, ValueError) as error:  # what the client says when it understands nothing
             raise Garbled(f"upload: {error}") from None
         return _named(made)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from annotate.backends.ledger import Ledger
+from annotate.errors import UserError
 from annotate.keys import scrub
 from annotate.protocol import Outcome, Reply
 
@@ -111,6 +112,12 @@ class JobLimits:
     max_bytes: int
     max_jobs: int = 50
     """At the service at once."""
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for what makes no sense."""
+        wrong = {n: v for n, v in vars(self).items() if not v >= (1 if n.startswith("max_") else 0.001)}
+        if wrong:
+            raise UserError(*(f"{name}: {value} is too little" for name, value in wrong.items()))
 
 
 @dataclass(eq=False)

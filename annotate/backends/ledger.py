@@ -137,8 +137,9 @@ def _rows(path: Path) -> Iterator[tuple[Any, int]]:
     offset = 0
     with path.open("rb") as stream:
         for raw in stream:
-            try:
-                yield json.loads(raw), offset
-            except ValueError:
-                yield None, offset
+            if raw.strip():
+                try:
+                    yield json.loads(raw), offset
+                except ValueError:
+                    yield None, offset
             offset += len(raw)

@@ -123,9 +123,16 @@ class OpenAIJobs:
         return _id_of(made)
 
     async def create(self, name: str, uploaded: str) -> str:
-        made = await self._client.batches.create(
-            input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h", metadata={NAME: name}
-        )
+        from openai import BadRequestError
+
+        try:
+            made = await self._client.batches.create(
+                input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h", metadata={NAME: name}
+            )
+        except BadRequestError as error:
+            if "find file" in str(error):  # shortly after an upload, its file is not known everywhere
+                raise Garbled(str(error)) from None
+            raise
         return _id_of(made)
 
     async def find(self, name: str) -> str | None:

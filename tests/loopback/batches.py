@@ -60,6 +60,8 @@ class Plan:
     before_create: float = 0.0
     after_create: float = 0.0
     """Seconds that a creation takes before and after the job is made."""
+    hidden: int = 0
+    """So many creations do not find the file yet that was uploaded (OpenAI)."""
     drop_uploads: int = 0
     """So many uploads are cut off in the middle."""
     cut_downloads: int = 0
@@ -314,7 +316,7 @@ def _answer(service: Service, wire: Wire, received: Received | Refused, model: s
 def _results(service: Service, job: Job, lines: list[Mapping[str, Any]]) -> File:
     """A file that can be fetched, unless it is empty or lost."""
     file = store_of(service).new_file()
-    file.data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file.data = "".join(json.dumps(line) + "\n" for line in lines).encode() + (b"\n" if lines else b"")
     if job.fate.lose_results or not lines:
         del store_of(service).files[file.id]
     return file

@@ -129,8 +129,8 @@ class _Calls:
         if not all(len(k) <= 64 and isinstance(v, str) and len(v) <= 512 for k, v in metadata.items()):
             return self.refuse("metadata is too long")
         file = self.store.files.get(body["input_file_id"])
-        if file is None:
-            return self.refuse("no such file")
+        if file is None or self.store.next("search") <= self.store.plan.hidden:
+            return self.refuse(f"Cannot find file {body['input_file_id']}, or you do not have access to it.")
 
         async def make() -> Job:
             return batches.new_job(self.service, name=metadata["mmalign"], model="", file=file)

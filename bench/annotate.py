@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from bench.annotate_rig.results import Results, meets  # noqa: E402
 from bench.annotate_rig.world import make_world  # noqa: E402
 
 BACKENDS = ("gemini", "openai_chat", "gemini_legacy")
+LIGHT = 1200
+"""Up to so many requests a minute our backends run side by side, each with a service of its own: less than a core."""
 LEGACY = ("1200-clean", "1200-faults")
 """Regimes in which `gemini_legacy` runs, once each: it has no target."""
 
@@ -45,23 +48,19 @@ def main() -> int:
     told = Results()
     missed: list[str] = []
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        for regime in [QUICK] if options.quick else REGIMES:
-            if options.only and regime.name not in options.only:
-                continue
-            asked = Asked(make_world(Path(folder) / str(regime.n), regime.n))
-            with serve(regime.service()) as service:
-                runs = _ours(regime, asked, service, options) + _peers(regime, asked, service, options)
-            for group in runs:
-                told.add_runs(group)
-                if group[0]["ours"] and not ("ratio" in group[0] and meets(regime, group)):
-                    missed.append(f"{regime.name} {group[0]['client']}")
-            if not options.quick:
-                told.write()
+    for regime in [QUICK] if options.quick else REGIMES:
+        if options.only and regime.name not in options.only:
+            continue
+        for group in [*_ours(regime, options), *_peers(regime, options)]:
+            told.add_runs(group)
+            if group[0]["ours"] and not ("ratio" in group[0] and meets(regime, group)):
+                missed.append(f"{regime.name} {group[0]['client']}")
+        if not options.quick:
+            told.write()
     for name in stories.STORIES if not (options.quick or options.peers_only) else ():
         if options.only and name not in options.only:
             continue
-        for backend in options.backend or BACKENDS[:2]:
+        for backend in options.backend or BACKENDS[: 1 if name in stories.LONG else 2]:
             entry = {"story": name, "backend": backend, **_birth(), **stories.tell(name, backend)}
             _say(options, entry, f"{name:14} {backend:14} {'ok' if entry['ok'] else 'MISSED'}  {_short(entry)}")
             told.add_story(entry)
@@ -72,60 +71,68 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _ours(regime: Regime, asked: Asked, service: Service, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
-    groups = []
-    for backend in () if options.peers_only else options.backend or BACKENDS:
-        legacy = backend == "gemini_legacy"
-        if legacy and not options.backend and regime.name not in LEGACY:
-            continue
-        entries = []
-        for repeat in range(1 if legacy or options.quick else options.repeats):
+def _ours(regime: Regime, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
+    """All repeats of our backends: one after the other, or side by side where all together are little work."""
+    wanted = [] if options.peers_only else list(options.backend or BACKENDS[:2])
+    if not (options.backend or options.peers_only) and regime.name in LEGACY:
+        wanted.append("gemini_legacy")
+    with ThreadPoolExecutor(len(BACKENDS) if regime.requests_per_minute <= LIGHT else 1) as pool:
+        return list(pool.map(lambda backend: _repeats(regime, backend, options), wanted))
+
+
+def _repeats(regime: Regime, backend: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    config = regime.service(openai=backend == "openai_chat")
+    entries = []
+    with tempfile.TemporaryDirectory() as folder, serve(config) as service:
+        asked = Asked(make_world(Path(folder), regime.n))
+        best = regime.oracle(asked.contents).span
+        for repeat in range(1 if backend == "gemini_legacy" or options.quick else options.repeats):
             client.prepare(asked.world, backend, service.url, requests_per_minute=regime.declared)
-            birth = _birth()
-            best = regime.oracle(asked.contents).span
+            entry = {"regime": regime.name, "client": backend, "ours": True, "repeat": repeat, **_birth()}
             zero = time.monotonic()
-            service.reset(regime.service(openai=backend == "openai_chat"))
+            service.reset(config)
             ran = client.annotate(asked.world, limit=5 * best + 60)
             stats = service.stats()
-            entry = {"regime": regime.name, "client": backend, "ours": True, "repeat": repeat, **birth}
             entry |= _ran(ran, stats) | {"note": _note(ran)}
             if stats["arrivals"]:
                 entry |= figures(asked, stats, delivered_by_us(asked), best)
                 entry["seconds_to_first_request"] = round(zero + stats["arrivals"][0]["at"] - ran.started, 3)
             entries.append(entry)
             _say(options, entry, f"{regime.name:14} {backend:14} {_short(entry)}")
-        groups.append(entries)
-    return groups
+    return entries
 
 
-def _peers(regime: Regime, asked: Asked, service: Service, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
-    groups: list[list[dict[str, Any]]] = []
+def _peers(regime: Regime, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
     if not regime.peers or options.peers is None:
-        return groups
+        return []
+    with tempfile.TemporaryDirectory() as folder, serve(regime.service(openai=True)) as service:
+        asked = Asked(make_world(Path(folder), regime.n))
+        asked.write_rows(Path(folder) / "rows.jsonl")
+        return [
+            [_peer(regime, name, asked, service, options)]
+            for name in client.PEERS
+            if not options.peer or name in options.peer
+        ]
+
+
+def _peer(regime: Regime, name: str, asked: Asked, service: Service, options: argparse.Namespace) -> dict[str, Any]:
+    entry: dict[str, Any] = {"regime": regime.name, "client": name, "ours": False, "repeat": 0, **_birth()}
+    python = client.peer_python(name, options.peers)
+    if python is None:
+        return entry | {"note": "not installed"}
     rows, out = asked.world.folder / "rows.jsonl", asked.world.folder / "out.jsonl"
-    asked.write_rows(rows)
-    for name in client.PEERS:
-        if options.peer and name not in options.peer:
-            continue
-        entry: dict[str, Any] = {"regime": regime.name, "client": name, "ours": False, "repeat": 0, **_birth()}
-        groups.append([entry])
-        python = client.peer_python(name, options.peers)
-        if python is None:
-            entry["note"] = "not installed"
-            continue
-        out.unlink(missing_ok=True)
-        service.reset(regime.service(openai=True))
-        best = regime.oracle(asked.contents).span
-        limit = 10 * best + 60
-        ran, version = client.peer(name, python, rows, out, service.url, regime.requests_per_minute, limit)
-        stats = service.stats()
-        entry |= _ran(ran, stats) | {"version": version, "note": _note(ran)}
-        if stats["admitted"]:
-            entry |= figures(asked, stats, delivered_by_peer(asked, out), best)
-        elif refused := [a for a in stats["arrivals"] if a["kind"] == "refused"]:
-            entry["note"] = f"all calls refused: {refused[-1]['detail']}"
-        _say(options, entry, f"{regime.name:14} {name:20} {_short(entry)}")
-    return groups
+    out.unlink(missing_ok=True)
+    service.reset()
+    best = regime.oracle(asked.contents).span
+    ran, version = client.peer(name, python, rows, out, service.url, regime.requests_per_minute, 10 * best + 60)
+    stats = service.stats()
+    entry |= _ran(ran, stats) | {"version": version, "note": _note(ran)}
+    if stats["admitted"]:
+        entry |= figures(asked, stats, delivered_by_peer(asked, out), best)
+    elif refused := [a for a in stats["arrivals"] if a["kind"] == "refused"]:
+        entry["note"] = f"all calls refused: {refused[-1]['detail']}"
+    _say(options, entry, f"{regime.name:14} {name:20} {_short(entry)}")
+    return entry
 
 
 def _ran(ran: client.Ran, stats: dict[str, Any]) -> dict[str, Any]:

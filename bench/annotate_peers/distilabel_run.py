@@ -39,6 +39,7 @@ def main() -> None:
             ),
             system_prompt=rows[0]["system"],
             image_type="base64",
+            add_raw_input=False,  # it cannot write a text and a list of parts into one column (1.5.3)
         )
         load >> rate
     found = pipeline.run(use_cache=False)["default"]["train"]

@@ -143,6 +143,8 @@ def startup(folder: Path, backend: str) -> dict[str, Any]:
 
 
 STORIES: dict[str, Story] = {"quota": quota, "kill": kill, "memory": memory, "startup": startup}
+LONG = ("memory",)
+"""Told of one backend only, unless more are asked for."""
 
 
 def tell(story: str, backend: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the tests of batch jobs ask, and how: requests whose right answers are known, through the real backends.
 
-python -m batch_asking       lives that are to be killed; see `test_batch_kills.py`
+python -m batch_asking       lives that are to be killed; see `test_batch_restarts.py`
 """
 
 from __future__ import annotations

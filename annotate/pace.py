@@ -33,7 +33,8 @@ class Pace:
         self.declared = per_minute / 60 if per_minute else None
         self.rate = self.declared or START_PER_MINUTE / 60
         """Requests per second, as believed at the moment."""
-        self.burst = max(1.0, self.rate * BURST_SECONDS)
+        # One and a little are held back: requests that travel for different times arrive closer together than they left.
+        self.burst = max(1.0, self.rate * BURST_SECONDS * 0.95 - 1)
         self._credit = self.burst
         self._last = -1e18  # of the last request sent
         self._at: float | None = None  # when credit and rate were brought up to date

@@ -70,8 +70,10 @@ class Collector:
         await asyncio.gather(*tasks, return_exceptions=True)
         for future in self._waiting.values():
             future.cancel()
-        self._ledger.settle(self._refused)
-        self._ledger.close()
+        try:
+            self._ledger.settle(self._refused)
+        finally:
+            self._ledger.close()
 
     def ask(self, key: str, line: Callable[[], bytes]) -> Awaitable[Reply]:
         """The answer to come. `line` makes the wire request; it is called at once, if at all, and not kept."""

@@ -37,6 +37,10 @@ class Asked:
         """Ask until there is a reply of use, or none is to be had."""
         line: dict[str, Any] = {**_LINE, **self.call.note(), "replies": []}
         attempt, room = 0, 1
+        while self.run.attempts.lines.get(self.request.sha256) == {}:
+            attempt += 1  # what an earlier line of this call was made of is not asked again, but put afresh
+            self.request = self.call.request(attempt)
+        asked = attempt
         # A reply from fixed decoding would only come again; another may be better. Bad output is never sent back.
         traits = self.run.lanes[0].traits
         greedy = traits.greedy_is_fixed and self.request.decoding.get("temperature", 0) == 0
@@ -48,7 +52,7 @@ class Asked:
                 cut_off = kept["cut_off"]
                 if readable:
                     return line | {"outcome": Outcome.OK.value, "reason": None, "detail": ""}
-                if (cut_off and room == 1) or (kept["outcome"] == Outcome.OK.value and attempt < fresh):
+                if (cut_off and room == 1) or (kept["outcome"] == Outcome.OK.value and attempt < asked + fresh):
                     room, attempt = (2, attempt) if cut_off else (room, attempt + 1)
                     self.request = self.call.request(attempt, room)
                 elif kept["outcome"] == Outcome.OK.value:

@@ -152,12 +152,13 @@ class Asking:
 
     async def _settle_all(self) -> None:
         while self.tasks:
-            if self.error is not None and all(lane.traits.batch for lane in self.lanes):
-                return  # such jobs go on by themselves; the next run fetches what they bring
             await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def _farewell(self) -> None:
-        """Replies under way are paid for: take them along, unless told a second time."""
+        """Replies under way are paid for: take them along, unless told a second time.
+
+        Batch jobs go on by themselves; the next run fetches what they bring.
+        """
         if self.tasks and self.paid and not all(lane.traits.batch for lane in self.lanes):
             self.tell(f"stopping; {len(self.tasks)} replies are under way and are waited for (Ctrl-C again: not)")
             await asyncio.wait(self.tasks, timeout=self.patience.farewell_seconds)

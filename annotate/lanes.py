@@ -138,6 +138,10 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
         made = make_annotator(settings.backend, settings.model, options)
         lanes.append(Lane(made, LaneLimits(**limits), _label(options)))
     first = lanes[0]
+    if first.traits.batch and len(lanes) > 1:
+        raise UserError(
+            "batch jobs go by one lane: another key would not know the jobs of the first, and buy them again"
+        )
     for number, lane in enumerate(lanes[1:], 2):
         if (lane.annotator.model, dict(lane.traits.decides)) != (first.annotator.model, dict(first.traits.decides)):
             raise UserError(f"lane {number} would not reply as lane 1 does; lanes differ in key and endpoint only")

@@ -33,7 +33,7 @@ class Pace:
         self.declared = per_minute / 60 if per_minute else None
         self.rate = self.declared or START_PER_MINUTE / 60
         """Requests per second, as believed at the moment."""
-        # One and a little are held back: requests that travel for different times arrive closer together than they left.
+        # One and a little are held back: requests travel for different times and may arrive closer than they left.
         self.burst = max(1.0, self.rate * BURST_SECONDS * 0.95 - 1)
         self._credit = self.burst
         self._last = -1e18  # of the last request sent

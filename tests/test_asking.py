@@ -300,10 +300,19 @@ def test_an_unreadable_reply_is_not_bought_again_after_a_kill(tmp_path: Path) ->
     assert (len(again.requests), compiled.outputs) == (1, 1)
     (line,) = lines.values()
     assert [r["text"] for r in line["replies"]][:2] == [nonsense.text] * 2
-    # Asked for once more by --retry-failed it is a new question.
-    fresh = Listed()
-    run_work(work_of(1, fresh), tmp_path)
-    assert len(fresh.requests) == 1
+
+
+def test_what_was_unreadable_is_asked_for_under_a_new_key(tmp_path: Path) -> None:
+    """By --retry-failed; under the old keys a batch service would hand out the same replies again."""
+    nonsense = Reply(outcome=Outcome.OK, text="I would rather not.")
+    lines, _ = run_work(work_of(1, Listed(*[nonsense] * 3)), tmp_path)
+    (line,) = lines.values()
+    assert line["outcome"] == "unreadable" and len(line["replies"]) == 3
+    fresh = Listed(nonsense)
+    lines, compiled = run_work(work_of(1, fresh), tmp_path)
+    assert compiled.outputs == 1 and len(fresh.requests) == 2
+    asked_before = {reply["request_sha256"] for reply in line["replies"]}
+    assert not asked_before & {request.sha256 for request in fresh.requests}
 
 
 def test_a_budget_holds_also_for_many_at_once(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ class CalibratedWork(AnnotateWork):
         from align.report.calibration import card_page
 
         compiled = super().compile(lines, workspace)
-        own = [lines[unit.key] for unit in self.units]
+        own = [lines[unit.key] for unit in self.units if unit.payload.check is None]
         card = calibration_card(
             cast(Sequence[Annotated], compiled.files["annotated.jsonl"]),
             cast(Sequence[Failure], compiled.files["failures.jsonl"]),
             cast(Sequence[Mapping[str, Any]], compiled.files.get("checks.jsonl", ())),
             funnel=compiled.funnel,
-            cost_usd=None if any(line["cost_usd"] is None for line in own) else compiled.cost_usd,
+            cost_usd=None if any(line["cost_usd"] is None for line in own) else sum(line["cost_usd"] for line in own),
             calls=sum(
                 len(line["replies"]) for line in own
             ),  # how often a service stumbled is no property of a data set

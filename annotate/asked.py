@@ -95,14 +95,15 @@ class Asked:
         while True:
             lane = self.lane = self.lane or await self.run.gate.enter(tokens, fresh=False)
             held = self.run.most(self.request)
-            self.run.purse.hold(held)
+            while not self.run.purse.hold(held):
+                await self.run.money()  # others may cost less than they might
             cost: float | None = 0.0
             sent_at = now()
             try:
                 reply = await self._ask(lane.annotator)
                 cost = self.run.cost_of(lane.annotator, reply.usage) if lane.annotator.paid else 0.0
             finally:
-                self.run.purse.settle(held, cost)
+                self.run.pay(held, cost)
                 self._leave()
             self.cost = None if cost is None or self.cost is None else self.cost + cost
             if lane.tokens:
@@ -114,7 +115,9 @@ class Asked:
                 if stopped := self.run.gate.shut(lane, reply.detail or lane.annotator.model, reply.retry_after):
                     raise stopped
             elif reply.outcome is Outcome.RUN_FATAL:
-                raise UserError(f"the annotator {lane.annotator.model} refuses every request: {reply.detail}")
+                raise UserError(
+                    f"the annotator {lane.annotator.model}{lane.where} refuses every request: {reply.detail}"
+                )
             elif not self._is_down(lane, reply, now()):
                 if lane.pace:
                     lane.pace.admitted()

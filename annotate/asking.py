@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from annotate.journal import Journal
 from annotate.lanes import Lane
 from annotate.limits import Patience
 from annotate.protocol import Outcome, Request
-from annotate.purse import Purse
+from annotate.purse import Purse, dollars
 from annotate.records import Reason
 from annotate.stage import Done, Progress
 
@@ -52,13 +52,15 @@ def ask_all(
     workspace.mkdir(parents=True, exist_ok=True)
     purse = Purse(workspace, settings.budget_usd)
     asking = Asking(lanes, calls, settings, cost_of, read_image, done, purse, patience, progress, workspace)
+    busy = True
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(asking.run())
-    else:  # called from a notebook, whose loop is busy with us
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(asyncio.run, asking.run()).result()
+        busy = False
+    if not busy:
+        return asyncio.run(asking.run())
+    with ThreadPoolExecutor(1) as pool:  # called from a notebook, whose loop is busy with us
+        pool.submit(asyncio.run, asking.run()).result()
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Asking:
     more: bool = True
     """Whether there are calls that were not begun."""
     waits: set[asyncio.Future[None]] = field(default_factory=set)
+    short_of_money: set[asyncio.Future[None]] = field(default_factory=set)
 
     # --------------------------------------------------------------------------------------------------- the whole run
 
@@ -90,6 +93,7 @@ class Asking:
             raise UserError(
                 f"budget_usd is set, but no price of {model} is known; remove it, or give a table with `prices:`"
             )
+        self.spent_before = self.purse.spent
         self.paid = any(lane.annotator.paid for lane in self.lanes)
         self.gate = Gate(self.lanes, workers=self.settings.workers, wait_quota=self.settings.wait_quota, tell=self.tell)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +115,7 @@ class Asking:
                 self.gate.close()
                 await self._cancel()
         if self.error is not None:
-            kept = f"{self.settled} of {len(self.calls)} replies were kept"
+            kept = f"{self.settled} of {len(self.calls)} replies were kept in this run"
             raise type(self.error)(f"{self.error}; {kept}") if isinstance(self.error, MmalignError) else self.error
 
     async def _let_in(self) -> None:
@@ -146,9 +150,7 @@ class Asking:
         """Nothing more is sent; the first reason is the one that is told."""
         self.error = self.error or error
         self.gate.close()
-        for wait in self.waits:
-            if not wait.done():
-                wait.set_result(None)
+        _wake(self.waits | self.short_of_money)
 
     async def _settle_all(self) -> None:
         while self.tasks:
@@ -159,8 +161,12 @@ class Asking:
 
         Batch jobs go on by themselves; the next run fetches what they bring.
         """
-        if self.tasks and self.paid and not all(lane.traits.batch for lane in self.lanes):
-            self.tell(f"stopping; {len(self.tasks)} replies are under way and are waited for (Ctrl-C again: not)")
+        if all(lane.traits.batch for lane in self.lanes):
+            self.tell(
+                "stopping; batch jobs under way go on at the service, and the next run fetches what they bring"
+            )
+        elif self.tasks and self.paid and self.gate.in_flight:
+            self.tell(f"stopping; {self.gate.in_flight} replies are under way and are waited for (Ctrl-C again: not)")
             await asyncio.wait(self.tasks, timeout=self.patience.farewell_seconds)
 
     async def _cancel(self) -> None:
@@ -168,6 +174,21 @@ class Asking:
             task.cancel()
         if self.tasks:
             await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def money(self) -> None:
+        """Wait until a request comes back, whose money is free again. Raises `Stopped` once the run ends."""
+        wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.short_of_money.add(wait)
+        await wait
+        self.short_of_money.discard(wait)
+        if self.error is not None:
+            raise Stopped("the run has ended")
+
+    def pay(self, held: float, usd: float | None) -> None:
+        """A request has come back."""
+        self.purse.settle(held, usd)
+        if held:
+            _wake(self.short_of_money)
 
     async def _in_thread(self, what: Callable[..., None], *arguments: Any) -> None:
         """Disks are slow to promise that a line is kept; meanwhile others are asked."""
@@ -218,12 +239,16 @@ class Asking:
             )
 
     def _note(self) -> str:
-        """Dollars spent, and what it will come to."""
-        if not self.purse.spent:
-            return ""
-        share = self.settled / len(self.calls)
-        return f"${self.purse.spent:.2f} of about ${self.purse.spent / share:.2f}"
+        """Dollars that this run has spent, and what it will come to."""
+        spent = self.purse.spent - self.spent_before
+        return f"{dollars(spent)} of about {dollars(spent / self.settled * len(self.calls))}" if spent else ""
 
     def tell(self, what: str) -> None:
         self.progress(self.settled, len(self.calls), what)
         print(what, file=sys.stderr, flush=True)
+
+
+def _wake(waits: Iterable[asyncio.Future[None]]) -> None:
+    for wait in waits:
+        if not wait.done():
+            wait.set_result(None)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from annotate.purse import dollars
 from annotate.stage import Estimate, Line
 
 if TYPE_CHECKING:
@@ -131,6 +132,6 @@ def _tokens(found: Estimate) -> str:
 def _dollars(found: Estimate) -> str:
     if found.usd is None:
         return "price unknown: give a table with `prices:`, see annotate/prices.yaml"
-    batch = f", ${found.usd_batch:.2f} as a batch" if found.usd_batch is not None else ""
+    batch = f", {dollars(found.usd_batch)} as a batch" if found.usd_batch is not None else ""
     dated = f" (prices of {found.prices_as_of})" if found.prices_as_of else ""
-    return f"about ${found.usd:.2f}{batch}{dated}"
+    return f"about {dollars(found.usd)}{batch}{dated}"

@@ -69,6 +69,8 @@ class Lane:
         self.traits: Traits = traits_of(annotator)
         self.most_in_flight = self.traits.in_flight or (10**9 if self.traits.batch else MOST_IN_FLIGHT)
         self.in_flight = 0
+        self.where = ""
+        """Which of several lanes it is, for messages."""
         self.not_before = 0.0
         """Time of the loop before which nothing goes here (a new day is waited for)."""
         self.errors = 0
@@ -137,6 +139,7 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
         options = {**settings.options, **{name: value for name, value in said.items() if name not in _LIMITS}}
         made = make_annotator(settings.backend, settings.model, options)
         lanes.append(Lane(made, LaneLimits(**limits), _label(options)))
+        lanes[-1].where = f" of lane {number}"
     first = lanes[0]
     if first.traits.batch and len(lanes) > 1:
         raise UserError(

@@ -317,9 +317,22 @@ def test_what_was_unreadable_is_asked_for_under_a_new_key(tmp_path: Path) -> Non
 
 def test_a_budget_holds_also_for_many_at_once(tmp_path: Path) -> None:
     service = Service(seconds=0.02, paid=True)
-    with pytest.raises(Stopped, match=r"budget_usd 0\.25"):
+    with pytest.raises(Stopped, match=r"budget_usd \$0\.25 is reached: \$0\.25 are spent"):
         run_work(work_of(100, service, budget_usd=0.25), tmp_path)
     assert len(service.came) == 25
+
+
+def test_a_budget_does_not_end_a_run_that_only_might_cost_too_much(tmp_path: Path) -> None:
+    """Ten at ten cents each may be under way at once; each costs one, so that all hundred go."""
+
+    class Cheap(Service):
+        def cost_usd(self, usage: Any) -> float:
+            return 0.1 if usage.get("output_tokens", 0) > 10 else 0.01
+
+    service = Cheap(seconds=0.005, paid=True)
+    _, compiled = run_work(work_of(100, service, budget_usd=1.5), tmp_path)
+    assert (compiled.outputs, round(compiled.cost_usd, 2)) == (100, 1.0)
+    assert service.most <= 15
 
 
 def test_a_key_in_a_reply_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from align.console import Console
+from annotate.errors import UserError
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -19,6 +20,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     asks = verb in ("annotate", "teach")
     changes = [*options.changes, *([f"{verb}.wait_quota=true"] if asks and options.wait_quota else [])]
+    if asks and options.retry_failed and options.reparse:
+        raise UserError("--reparse asks nothing and --retry-failed asks again; say one of them")
     recipe = load_recipe(options.recipe, changes)
     runner = Runner(
         recipe,

@@ -162,9 +162,7 @@ class Asking:
         Batch jobs go on by themselves; the next run fetches what they bring.
         """
         if all(lane.traits.batch for lane in self.lanes):
-            self.tell(
-                "stopping; batch jobs under way go on at the service, and the next run fetches what they bring"
-            )
+            self.tell("stopping; batch jobs under way go on at the service, and the next run fetches what they bring")
         elif self.tasks and self.paid and self.gate.in_flight:
             self.tell(f"stopping; {self.gate.in_flight} replies are under way and are waited for (Ctrl-C again: not)")
             await asyncio.wait(self.tasks, timeout=self.patience.farewell_seconds)

@@ -19,8 +19,8 @@ def read_key(*names: str) -> str:
     """The value of the first of these environment variables that is set."""
     for name in names:
         if key := os.environ.get(name, "").strip():
-            if not key.isascii() or len(key.split()) > 1:
-                raise UserError(f"the environment variable {name} holds no key: it has spaces or letters with accents")
+            if not (key.isascii() and key.isprintable()) or " " in key:  # a header's error would show it
+                raise UserError(f"the environment variable {name} holds no key: it has blanks or letters no key has")
             if len(key) >= 8:  # shorter ones (`EMPTY`, `0`) are placeholders, and words of any text
                 _read.add(key)
             return key

@@ -26,7 +26,7 @@ import base64
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -173,10 +173,7 @@ def key_for(key_env: str, base_url: str) -> str:
     value = os.environ.get(key_env, "").strip()
     if base_url and key_env == OPENAI_KEY and len(value) < 8:
         return value or "none"
-    key = read_key(key_env)
-    if not (key.isascii() and key.isprintable()) or " " in key:  # such a header's error would show the key
-        raise UserError(f"the value of {key_env} is no key: it holds blanks or letters that no key has")
-    return key
+    return read_key(key_env)
 
 
 class OpenAIChat:
@@ -261,13 +258,25 @@ class OpenAIChat:
             async with asyncio.timeout(self.timeout_seconds):
                 response = await self._client.post("/chat/completions", body=body, cast_to=Response)
         except APIStatusError as error:
-            return reply_of_error(error.status_code, error.response.headers, _json_or_text(error.response))
+            reply = reply_of_error(error.status_code, error.response.headers, _json_or_text(error.response))
+            return self._with_hint(reply, error.status_code)
         except APIConnectionError as error:
             cause = error.__cause__ or error
             return transient(f"{type(cause).__name__}: {cause}")
         except TimeoutError:
             return transient(f"no answer within {self.timeout_seconds:g} s")
         return reply_of(_json_or_text(response))
+
+    def _with_hint(self, reply: Reply, status: int) -> Reply:
+        """What a user can do about a refusal that concerns every request."""
+        if reply.outcome is not Outcome.RUN_FATAL or not self.base_url:
+            return reply
+        hint = f" (at {self.base_url}"
+        if status == 404 and not self.base_url.rstrip("/").endswith("/v1"):
+            hint += "; most servers want a base_url that ends in /v1"
+        elif status in (401, 403) and key_for(self.key_env, self.base_url) == "none":
+            hint += f"; no key was sent, as {self.key_env} is not set"
+        return replace(reply, detail=f"{reply.detail}{hint})")
 
 
 def _client(key: str, base_url: str, timeout_seconds: float) -> AsyncOpenAI:

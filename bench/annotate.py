@@ -46,6 +46,11 @@ LEGACY = ("1200-clean", "1200-faults")
 def main() -> int:
     options = _options()
     told = Results()
+    if options.merge:
+        for file in options.merge:
+            told.merge(file)
+        told.write()
+        return 0
     missed: list[str] = []
     began = time.monotonic()
     for regime in [QUICK] if options.quick else REGIMES:
@@ -184,6 +189,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, help="folder that holds inspect-ai/, bespokelabs-curator/, distilabel/")
     parser.add_argument("--peer", nargs="+", choices=list(client.PEERS), help="only these peers")
     parser.add_argument("--peers-only", action="store_true", help="leave ours out")
+    parser.add_argument("--merge", nargs="+", type=Path, help="measure nothing, take in these annotate.json")
     parser.add_argument("--json", action="store_true", help="one JSON line a run")
     return parser.parse_args()
 

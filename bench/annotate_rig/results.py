@@ -41,6 +41,16 @@ class Results:
         same = (entry["story"], entry["backend"])
         self.stories = [e for e in self.stories if (e["story"], e["backend"]) != same] + [entry]
 
+    def merge(self, file: Path) -> None:
+        """Take in what was measured in another clone of this repository, on this machine."""
+        other = json.loads(file.read_text())
+        if other["machine"] != machine():
+            raise SystemExit(f"{file} is of another machine: {other['machine']}")
+        for regime, client in dict.fromkeys((e["regime"], e["client"]) for e in other["runs"]):
+            self.add_runs([e for e in other["runs"] if (e["regime"], e["client"]) == (regime, client)])
+        for entry in other["stories"]:
+            self.add_story(entry)
+
     def write(self) -> None:
         self.folder.mkdir(exist_ok=True)
         told = {"machine": machine(), "runs": self.runs, "stories": self.stories}
@@ -85,7 +95,7 @@ def page(told: dict[str, Any]) -> str:
 
 
 def _regime(regime: Regime, runs: Sequence[dict[str, Any]]) -> list[str]:
-    best = next((e["oracle"] for e in runs if "oracle" in e), None)
+    best = _range([e["oracle"] for e in runs if "oracle" in e] or [0.0])
     told = f"told {regime.declared:g} rpm" if regime.declared else "told no rate (ours begins at"
     told += "" if regime.declared else f" {START_PER_MINUTE:g} rpm)"
     rejected = f", at most {regime.most_rejected:.0%} refused" if regime.most_rejected is not None else ""

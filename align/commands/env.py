@@ -16,7 +16,7 @@ from align.base import SHIPPED
 from align.console import Console
 from annotate.backends.registry import installed
 
-_ORDER = ("train", "report", "demo", "gemini", "gemini-legacy", "qlora")
+_ORDER = ("train", "report", "demo", "gemini", "openai", "gemini-legacy", "qlora", "ray")
 
 
 def check(options: argparse.Namespace, console: Console) -> int:
@@ -58,7 +58,7 @@ def wanted_packages() -> list[dict[str, Any]]:
         return []
     rows = []
     for line in wanted:
-        match = re.match(r"([A-Za-z0-9._-]+)([^;]*)(?:;.*extra == ['\"]([^'\"]+)['\"])?", line)
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?([^;]*)(?:;.*extra == ['\"]([^'\"]+)['\"])?", line)
         assert match, line
         name, bounds, extra = match[1], match[2].strip(), match[3] or ""
         if extra and extra not in _ORDER:

@@ -111,7 +111,12 @@ def annotate(world: World, *, limit: float, watch: Callable[[int], bool] | None 
 
 def align(verb: str, world: World, *, limit: float, watch: Callable[[int], bool] | None = None) -> Ran:
     command = [sys.executable, "-m", "align", verb, world.recipe, f"runs={world.folder / 'runs'}"]
-    return run(command, {**small_run.environment(""), **KEYS}, limit, watch)
+    return run(command, {**environment(), **KEYS}, limit, watch)
+
+
+def environment() -> dict[str, str]:
+    """A user's: modules are compiled once, not at every start."""
+    return {name: value for name, value in small_run.environment("").items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 # --------------------------------------------------------------------------------------------------------------- peers

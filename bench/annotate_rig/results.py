@@ -170,8 +170,9 @@ _SAID = {
     "{delivered} rows; run again {calls_on_rerun} calls; {rows_added} rows more: {answers_for_added} answers",
     "memory": "Images of 200 kB, peak memory (MiB) by rows: {peak_mib}; {grown_bytes_a_row} bytes a row more, in "
     "{seconds} seconds",
-    "startup": "Import and plan (`align estimate`): {seconds} s ({seconds_range}), a bare interpreter "
-    "{bare_interpreter} s; client libraries loaded: {libraries_loaded}",
+    "startup": "Import and plan (`align estimate`, 10 rows): {cpu_seconds} s of CPU ({cpu_seconds_range}; target 0.3), "
+    "{seconds} s on the shared machine; a bare interpreter {bare_interpreter} s; client libraries loaded: "
+    "{libraries_loaded}",
 }
 
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import small_run
 from loopback import Config, Service, serve
 
 from bench.annotate_rig import client

@@ -134,6 +134,10 @@ class Asked:
             return False
         if now >= lane.not_before:
             if lane.outages >= patience.outages:
+                if any(not other.closed for other in self.run.lanes if other is not lane):
+                    lane.closed = f"it answers nothing but errors ({reply.detail})"
+                    self.run.tell(f"the annotator{lane.where} is left out: {lane.closed}")
+                    return True
                 if not self.run.more:
                     return False  # it may be these last rows and not the service
                 raise Stopped(f"the service answers nothing but errors ({reply.detail}); try again later")

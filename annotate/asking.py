@@ -13,10 +13,12 @@ call; a text that is not the last of its call is kept in `attempts.jsonl` the mo
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,10 @@ def ask_all(
     except RuntimeError:
         busy = False
     if not busy:
-        return asyncio.run(asking.run())
+        try:
+            return asyncio.run(asking.run())
+        except asyncio.CancelledError:  # told to end (SIGTERM)
+            raise KeyboardInterrupt from None
     with ThreadPoolExecutor(1) as pool:  # called from a notebook, whose loop is busy with us
         pool.submit(asyncio.run, asking.run()).result()
 
@@ -98,11 +103,12 @@ class Asking:
         self.gate = Gate(self.lanes, workers=self.settings.workers, wait_quota=self.settings.wait_quota, tell=self.tell)
         self.tasks: set[asyncio.Task[None]] = set()
         async with AsyncExitStack() as stack:
+            stack.enter_context(_ended_gently())
             self.disk = stack.enter_context(ThreadPoolExecutor(8, "disk"))
             self.attempts = stack.enter_context(Journal(self.workspace / "attempts.jsonl"))
             for lane in self.lanes:
-                stack.push_async_callback(lane.close)
                 await lane.open(self.workspace)
+                stack.push_async_callback(lane.close)
             self.gate.open()
             try:
                 await self._let_in()
@@ -124,8 +130,8 @@ class Asking:
             request = call.request()
             try:
                 lane = await self.gate.enter(self.tokens_of(request), fresh=True)
-            except Stopped as stopped:
-                return self._stop(stopped)
+            except Exception as error:
+                return self._stop(error)
             task = asyncio.create_task(self._settle(key, Asked(self, call, request, lane)))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
@@ -137,10 +143,10 @@ class Asking:
         """One call from its admission to its line."""
         try:
             line = await asked.line()
-            self._count_refusals(line)
             await self._in_thread(self.done, key, line)
             for request_sha256 in asked.kept:  # the line has them now; asked anew, they would not count
                 await self._in_thread(self.attempts.append, request_sha256, {})
+            self._count_refusals(line)
         except Exception as error:
             return self._stop(error)
         self.settled += 1
@@ -166,6 +172,8 @@ class Asking:
         elif self.tasks and self.paid and self.gate.in_flight:
             self.tell(f"stopping; {self.gate.in_flight} replies are under way and are waited for (Ctrl-C again: not)")
             await asyncio.wait(self.tasks, timeout=self.patience.farewell_seconds)
+            if self.tasks:
+                self.tell(f"{len(self.tasks)} did not come in time and are given up")
 
     async def _cancel(self) -> None:
         for task in self.tasks:
@@ -250,3 +258,20 @@ def _wake(waits: Iterable[asyncio.Future[None]]) -> None:
     for wait in waits:
         if not wait.done():
             wait.set_result(None)
+
+
+@contextmanager
+def _ended_gently() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: what is under way, and paid for, is taken along."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -70,7 +70,9 @@ class Gate:
     def shut(self, lane: Lane, why: str, seconds: float | None = None) -> Stopped | None:
         """The daily quota of a lane is used up: wait for the next day, or close it; after the last one the run ends."""
         if seconds is None:
-            seconds = seconds_to_midnight(lane.traits.quota_zone, time.time())
+            seconds = seconds_to_midnight(lane.traits.quota_zone, time.time()) + 60
+            if self._wait_quota and seconds > 23 * 3600:
+                seconds = 600.0  # it is just past midnight; the service's clock, or its reset, may be a little late
         if self._wait_quota:
             until = asyncio.get_running_loop().time() + seconds
             if until > lane.not_before + 60:
@@ -87,7 +89,8 @@ class Gate:
     async def _serve(self, lane: Lane) -> None:
         now = asyncio.get_running_loop().time
         while not lane.closed:
-            full = lane.in_flight >= lane.most_in_flight or (self._workers or 10**9) <= self.in_flight
+            most = self._workers if self._workers and not lane.traits.batch else 10**9
+            full = lane.in_flight >= lane.most_in_flight or self.in_flight >= most
             if not self._queue or full:
                 self._changed.clear()
                 await self._changed.wait()
@@ -103,7 +106,11 @@ class Gate:
             if not self._queue:
                 continue  # another lane was quicker
             waiter = heapq.heappop(self._queue)
-            lane.took(now(), waiter.tokens)
+            try:
+                lane.took(now(), waiter.tokens)
+            except OSError as error:  # the day's count cannot be kept: whoever waits is told, and ends the run
+                waiter.turn.set_exception(error)
+                continue
             self.in_flight += 1
             if waiter.turn.cancelled():
                 self.leave(lane)

@@ -83,9 +83,10 @@ class Lane:
     async def open(self, workspace: Path) -> None:
         """Before the first request, in the loop of the run."""
         self.closed, self.in_flight, self.not_before, self.errors, self.outages = "", 0, 0.0, 0, 0
+        limits = LaneLimits() if self.traits.batch else self.limits  # a job is one call, whatever it holds
         paced = self.traits.paced and not self.traits.batch
-        self.pace = Pace(self.limits.requests_per_minute) if paced or self.limits.requests_per_minute else None
-        per_minute = self.limits.tokens_per_minute
+        self.pace = Pace(limits.requests_per_minute) if paced or limits.requests_per_minute else None
+        per_minute = limits.tokens_per_minute
         self.tokens = TokenPace(per_minute) if per_minute else None
         self.day = DayCount(workspace / f"requests{self.label}.txt", self.traits.quota_zone)
         if isinstance(self.annotator, Managed):
@@ -103,13 +104,13 @@ class Lane:
         return max(by_requests, self.tokens.wait(now, tokens) if self.tokens else 0.0)
 
     def took(self, now: float, tokens: int) -> None:
+        if self.limits.requests_per_day is not None and not self.traits.batch:
+            self.day.add()
         self.in_flight += 1
         if self.pace:
             self.pace.sent(now)
         if self.tokens:
             self.tokens.take(now, tokens)
-        if self.limits.requests_per_day is not None:
-            self.day.add()
 
     def the_pace(self) -> Pace:
         """The lane's pace; one that had none gets one as soon as the service complains."""
@@ -119,7 +120,7 @@ class Lane:
 
     @property
     def day_is_full(self) -> bool:
-        most = self.limits.requests_per_day
+        most = None if self.traits.batch else self.limits.requests_per_day
         return most is not None and self.day.today() >= most
 
 
@@ -155,7 +156,7 @@ def make_lanes(settings: LaneSettings, annotator: Annotator | None = None) -> li
 
 def _label(options: Mapping[str, Any]) -> str:
     """Names what a lane keeps on disk (the day's count, its jobs): the same key at the same endpoint, the same name."""
-    door = {name: options[name] for name in ("key_env", "base_url", "file") if options.get(name)}
+    door = {name: str(options[name]).rstrip("/") for name in ("key_env", "base_url", "file") if options.get(name)}
     return f"-{sha256_of(door)[:8]}" if door else ""
 
 

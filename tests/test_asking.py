@@ -261,7 +261,7 @@ def test_twenty_refusals_in_a_row_stop_the_run(tmp_path: Path) -> None:
     service = Refuses(paid=True)
     with pytest.raises(UserError, match=r"20 requests in a row were refused.*400 unknown field.*--retry-failed"):
         run_work(work_of(100, service, workers=1), tmp_path)
-    assert len(service.came) == 24
+    assert len(service.came) in (24, 25)  # one may be under way while the twentieth is written down
 
 
 def test_a_reply_that_is_cut_off_is_asked_once_more_with_twice_the_room(tmp_path: Path) -> None:
@@ -434,3 +434,34 @@ def test_half_a_character_from_a_service_stops_nothing(tmp_path: Path) -> None:
     (line,) = read_journal(tmp_path / "journal.jsonl").values()
     assert line["replies"][0]["text"] == "I would rather not ?."
     assert line["outcome"] == "ok"
+
+
+def test_a_lane_that_is_dead_is_left_out(tmp_path: Path) -> None:
+    class Dead(Service):
+        def says(self, request: Request) -> Reply | None:
+            return DOWN
+
+    dead, alive = Dead(), Service(seconds=0.003)
+    work = with_lanes(work_of(300, dead, Patience(first_seconds=0.001, longest_seconds=0.002, outages=3)), dead, alive)
+    work.lanes[1].most_in_flight = 4
+    _, compiled = run_work(work, tmp_path)
+    assert compiled.outputs >= 300 - work.patience.errors  # those that met it before it was known to be down
+
+
+def test_refusals_are_kept_before_they_stop_the_run(tmp_path: Path) -> None:
+    class Refuses(Service):
+        def says(self, request: Request) -> Reply | None:
+            return Reply(outcome=Outcome.ROW_FATAL, detail="SAFETY")
+
+    kept: dict[str, Any] = {}
+    service = Refuses(paid=True, seconds=0.05)
+    work = work_of(60, service)
+    with pytest.raises(UserError, match="20 requests in a row"):
+        work.execute(work.units, kept.__setitem__, tmp_path, quiet)
+    assert len(kept) == len(service.came) >= 20
+
+
+def test_a_day_that_cannot_be_counted_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "requests.txt").mkdir()  # nothing can be written there
+    with pytest.raises(OSError, match=r"requests\.txt"):
+        run_work(work_of(5, Service(), requests_per_day=3), tmp_path)

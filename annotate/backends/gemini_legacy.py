@@ -80,7 +80,13 @@ class GeminiLegacy:
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
         decides = self.options.decides()
-        self.traits = Traits(decides=decides, quota_zone=QUOTA_ZONE, image_tokens=IMAGE_TOKENS, in_flight=threads)
+        self.traits = Traits(
+            decides=decides,
+            quota_zone=QUOTA_ZONE,
+            image_tokens=IMAGE_TOKENS,
+            in_flight=threads,
+            thinking_room=self.options.room(),
+        )
 
     def check(self) -> None:
         read_key(*self._keys)

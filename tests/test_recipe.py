@@ -83,8 +83,8 @@ report:
         "x.yaml:4  sample.max_new_tokens: expected a whole number, got text '12'; write 12 without quotes",
         "x.yaml:5  annotate.backend: no annotator 'rulez'; did you mean 'rules'?  Installed: "
         + ", ".join(_installed()),
-        "x.yaml:5  annotate.rubric: no rubric 'helpster'; did you mean 'helpsteer'?  Shipped: helpsteer; "
-        "or give the path of a file",
+        "x.yaml:5  annotate.rubric: no rubric 'helpster'; did you mean 'helpsteer'?  Shipped: faithfulness, "
+        "helpsteer, helpsteer2, ultrafeedback; or give the path of a file",
         "x.yaml:6  pairs.min_margin: -1.0 is impossible; it must be at least 0",
         "x.yaml:6  pairs.fraction: 0.0 is impossible; it must be above 0 and at most 1",
         "x.yaml:8  dpo.lora.r: expected a whole number, got the number 1.5",

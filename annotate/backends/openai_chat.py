@@ -269,7 +269,7 @@ class OpenAIChat:
 
     def _with_hint(self, reply: Reply, status: int) -> Reply:
         """What a user can do about a refusal that concerns every request."""
-        if reply.outcome is not Outcome.RUN_FATAL or not self.base_url:
+        if reply.outcome is not Outcome.RUN_FATAL or not self.base_url or status not in (401, 403, 404):
             return reply
         hint = f" (at {self.base_url}"
         if status == 404 and not self.base_url.rstrip("/").endswith("/v1"):

@@ -100,7 +100,7 @@ def memory(folder: Path, backend: str) -> dict[str, Any]:
         world = make_world(folder / str(n), n, image_bytes=200_000)
         with serve(replace(_SERVICE, requests_per_minute=6000, burst=100)) as service:
             client.prepare(world, backend, service.url, requests_per_minute=6000)
-            ran = client.annotate(world, limit=300)
+            ran = client.annotate(world, limit=600)
         peaks[n], seconds[n] = round(ran.peak_mib, 1), round(ran.seconds, 1)
         rights.append(_right(world)[0] == n)
         shutil.rmtree(world.folder / "images")

@@ -101,12 +101,13 @@ def _blind(prompt: Prompt) -> Prompt:
 def _with_other_image(prompt: Prompt, among: Sequence[Prompt], seed: int) -> Prompt | None:
     """The prompt with images of another one; None where all show the same."""
     own = {image.sha256 for image in prompt.images}
-    others = sorted({i.sha256: i for p in among for i in p.images if i.sha256 not in own}.items())
+    others = {i.sha256: i for p in among for i in p.images if i.sha256 not in own}
     if not others:
         return None
-    draw = random.Random(f"{seed}/other/{prompt.id}")
+    # Each has its own lot: an image more, or one less, rarely changes which is drawn.
+    drawn = sorted(others, key=lambda sha256: random.Random(f"{seed}/other/{prompt.id}/{sha256}").random())
     turns = []
     for turn in prompt.turns:
-        images: tuple[Image, ...] = tuple(draw.choice(others)[1] for _ in turn.images)
+        images: tuple[Image, ...] = tuple(others[drawn[n % len(drawn)]] for n in range(len(turn.images)))
         turns.append(replace(turn, images=images))
     return Prompt.of(tuple(turns), source=prompt.source, reference=prompt.reference, meta=prompt.meta)

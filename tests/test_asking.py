@@ -15,6 +15,7 @@ import pytest
 from annotators import HASTE, Listed, answers, prompt, quiet, read_image, run_work
 
 from align.settings import Annotate, Checks
+from annotate.checks import plan_checks
 from annotate.errors import Stopped, UserError
 from annotate.journal import Journal, read_journal
 from annotate.keys import read_key
@@ -22,7 +23,7 @@ from annotate.lanes import Lane, LaneLimits, make_lanes
 from annotate.limits import Patience
 from annotate.prompting import Rated, write_reply
 from annotate.protocol import Annotator, Outcome, Reply, Request, Traits
-from annotate.records import Completion, Prompt, Reason
+from annotate.records import Completion, Image, Prompt, Reason, Turn
 from annotate.run import AnnotateWork
 
 FULL = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 4, "verbosity": 4}
@@ -465,3 +466,19 @@ def test_a_day_that_cannot_be_counted_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "requests.txt").mkdir()  # nothing can be written there
     with pytest.raises(OSError, match=r"requests\.txt"):
         run_work(work_of(5, Service(), requests_per_day=3), tmp_path)
+
+
+def test_a_wrong_image_stays_the_same_when_prompts_are_added() -> None:
+    def seen(i: int) -> Prompt:
+        image = Image(path=f"{i}.png", sha256=f"{i:064d}")
+        return Prompt.of((Turn(role="user", text=f"<image>\nQuestion {i}?", images=(image,)),))
+
+    def drawn(n: int) -> dict[str, str]:
+        prompts = [seen(i) for i in range(n)]
+        said = {p.id: tuple(answers(p, "a", "b")) for p in prompts}
+        checks = plan_checks(prompts, said, Checks(wrong_image=n), mode="listwise", seed=0)
+        assert all(check.prompt.images[0].sha256 != check.of.images[0].sha256 for check in checks)
+        return {check.of.id: check.prompt.images[0].sha256 for check in checks}
+
+    before, after = drawn(20), drawn(22)
+    assert sum(after[prompt_id] != sha256 for prompt_id, sha256 in before.items()) <= 6

@@ -143,10 +143,11 @@ class Asking:
         """One call from its admission to its line."""
         try:
             line = await asked.line()
+            if (refused := self._count_refusals(line)) is not None:
+                self._stop(refused)  # at once; what was replied is kept all the same
             await self._in_thread(self.done, key, line)
             for request_sha256 in asked.kept:  # the line has them now; asked anew, they would not count
                 await self._in_thread(self.attempts.append, request_sha256, {})
-            self._count_refusals(line)
         except Exception as error:
             return self._stop(error)
         self.settled += 1
@@ -234,15 +235,16 @@ class Asking:
     def most(self, request: Request) -> float:
         return self.purse.most(self._most(request)) if self.paid else 0.0
 
-    def _count_refusals(self, line: Mapping[str, Any]) -> None:
-        """So many refusals in a row are no matter of single rows. Raises `UserError`."""
+    def _count_refusals(self, line: Mapping[str, Any]) -> UserError | None:
+        """So many refusals in a row are no matter of single rows: what to tell the user then."""
         ours = line["reason"] in (Reason.BLOCKED.value, Reason.INVALID_INPUT.value, Reason.TOO_LONG.value)
         self.refused = self.refused + 1 if line["outcome"] == Outcome.ROW_FATAL.value and ours and self.paid else 0
-        if self.refused >= self.patience.refusals:
-            raise UserError(
-                f"{self.refused} requests in a row were refused, the last with: {line['detail']}; mend that, then go "
-                "on with the same command and --retry-failed"
-            )
+        if self.refused < self.patience.refusals:
+            return None
+        return UserError(
+            f"{self.refused} requests in a row were refused, the last with: {line['detail']}; mend that, then go "
+            "on with the same command and --retry-failed"
+        )
 
     def _note(self) -> str:
         """Dollars that this run has spent, and what it will come to."""

@@ -111,7 +111,7 @@ def test_nobody_waits_for_the_slow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("traits", "workers", "most"), [({"in_flight": 5}, None, 5), ({}, 7, 7), ({}, None, 40)])
 def test_requests_in_flight_are_bounded(tmp_path: Path, traits: Any, workers: int | None, most: int) -> None:
-    service = Service(seconds=0.1, **traits)
+    service = Service(seconds=0.4, **traits)
     _, compiled = run_work(work_of(40, service, workers=workers), tmp_path)
     assert (service.most, compiled.outputs) == (most, 40)
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from annotate.errors import UserError
 from annotate.prompting import Mode
-from annotate.records import IMAGE_PLACEHOLDER, Completion, Image, Prompt
+from annotate.records import IMAGE_PLACEHOLDER, Completion, Image, Prompt, replace
 
 Kind = Literal["duplicate", "wrong_image", "blind"]
 

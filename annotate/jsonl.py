@@ -32,24 +32,40 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 return
             except jsonlines.InvalidLineError as error:
                 reason = str(error).split(" (line")[0]
-                raise UserError(
-                    f"{path}:{error.lineno}: not a line of JSON ({reason}); cut in half, or not UTF-8?"
-                ) from None
+                raise UserError(_no_json(path, error.lineno, reason)) from None
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:
     """Each line of `path` as a record. Raises `UserError` naming file, line and field."""
-    for number, row in read_rows(path):
+    for number, line in read_lines(path):
         try:
-            yield kind.from_json(row)
+            yield kind.from_line(line)
         except RecordError as error:
             raise UserError(f"{path}:{number}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(_no_json(path, number, error)) from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line of `path` as (line number from 1, bytes). Raises `UserError` where there is no such file."""
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _no_json(path: Path, number: int, reason: object) -> str:
+    return f"{path}:{number}: not a line of JSON ({reason}); cut in half, or not UTF-8?"
 
 
 def dump_line(value: Record | Mapping[str, Any]) -> str:
     """One line, with its newline."""
-    row = value.to_json() if isinstance(value, Record) else value
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    if isinstance(value, Record):
+        return value.to_line().decode("utf-8")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """Everything that crosses from one stage to the next. Read this page first.
 
-A record is a frozen dataclass that is one line of JSON:
+A record is a frozen struct that is one line of JSON:
 
     {"schema":"completion/1","id":"6f0c…","prompt_id":"91ab…","index":0,"text":"The 7 is red.", …}
 
@@ -14,14 +14,17 @@ gets the same id on every machine, whatever the file it came from is called.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
+from msgspec import field
+
 from annotate.errors import RecordError
+from annotate.strict import Part as Part
 from annotate.strict import Record as Record
 from annotate.strict import canonical_json as canonical_json
 from annotate.strict import content_id as content_id
+from annotate.strict import replace as replace
 from annotate.strict import sha256_of as sha256_of
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -30,8 +33,7 @@ IMAGE_PLACEHOLDER = "<image>"
 # --------------------------------------------------------------------------------------------------- what is asked
 
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
+class Image(Part, frozen=True, kw_only=True):
     """An image by what it shows: `sha256` of the file's bytes is its identity, `path` only where to find it."""
 
     path: str
@@ -39,8 +41,7 @@ class Image:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Turn:
+class Turn(Part, frozen=True, kw_only=True):
     """One message. `text` holds one `<image>` for each of `images`, in order, where the image is to stand."""
 
     role: Literal["system", "user", "assistant"]
@@ -56,8 +57,7 @@ class Turn:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prompt(Record):
+class Prompt(Record, frozen=True, kw_only=True):
     """What a completion answers: turns that end with the user's. Build with `Prompt.of`, which computes the id."""
 
     SCHEMA: ClassVar[str] = "prompt/1"
@@ -100,8 +100,7 @@ class Prompt(Record):
 # ------------------------------------------------------------------------------------------------ what is answered
 
 
-@dataclass(frozen=True, kw_only=True)
-class Completion(Record):
+class Completion(Record, frozen=True, kw_only=True):
     """One answer to a prompt, sampled from a model or written by a teacher."""
 
     SCHEMA: ClassVar[str] = "completion/1"
@@ -126,8 +125,7 @@ class Completion(Record):
 # --------------------------------------------------------------------------------------------------- how it is rated
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
+class Scale(Part, frozen=True, kw_only=True):
     """The integers an attribute may take, ends included, and other names a reply may use for it."""
 
     low: int
@@ -135,8 +133,7 @@ class Scale:
     aliases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rubric(Record):
+class Rubric(Record, frozen=True, kw_only=True):
     """What is scored. The guide itself is the file whose `sha256` this is."""
 
     SCHEMA: ClassVar[str] = "rubric/1"
@@ -154,8 +151,7 @@ class Rubric(Record):
                 raise RecordError(f"{where}.{name}: {value!r} is not an integer from {scale.low} to {scale.high}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rating:
+class Rating(Part, frozen=True, kw_only=True):
     """The scores of one completion and the annotator's reasons for them."""
 
     completion_id: str
@@ -163,8 +159,7 @@ class Rating:
     rationale: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Annotation(Record):
+class Annotation(Record, frozen=True, kw_only=True):
     """One call to an annotator. `ratings` covers exactly the completions of `shown_order`."""
 
     SCHEMA: ClassVar[str] = "annotation/1"
@@ -202,8 +197,7 @@ class Annotation(Record):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Annotated(Record):
+class Annotated(Record, frozen=True, kw_only=True):
     """A prompt with its completions and all annotations of them; what builders, doctor and agreement read."""
 
     SCHEMA: ClassVar[str] = "annotated/1"
@@ -235,8 +229,7 @@ class Annotated(Record):
 # --------------------------------------------------------------------------------------------- what is trained upon
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreferencePair(Record):
+class PreferencePair(Record, frozen=True, kw_only=True):
     """Two completions of one prompt, the better first. The pairs of a prompt stand on adjacent lines."""
 
     SCHEMA: ClassVar[str] = "preference_pair/1"
@@ -244,15 +237,21 @@ class PreferencePair(Record):
     prompt: Prompt
     chosen: Completion
     rejected: Completion
-    margin: float
-    """Score of chosen minus score of rejected, in points of the summed attributes."""
+    margin: float | None
+    """Score of chosen minus score of rejected, in points of the summed attributes; None where it is not known."""
     rule: str
     evidence: tuple[str, ...] = ()
     """Ids of the annotations behind the scores."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What came along with a pair made elsewhere, such as reference log-probabilities."""
+
+    @classmethod
+    def of(cls, *, prompt: Prompt, chosen: Completion, rejected: Completion, **rest: Any) -> PreferencePair:
+        made = content_id([prompt.id, chosen.id, rejected.id])
+        return cls(id=made, prompt=prompt, chosen=chosen, rejected=rejected, **rest)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example(Record):
+class Example(Record, frozen=True, kw_only=True):
     """One row of supervised fine-tuning: loss falls on `completion` alone."""
 
     SCHEMA: ClassVar[str] = "example/1"
@@ -272,8 +271,7 @@ class Example(Record):
 # ------------------------------------------------------------------------------------------------ what is measured
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item(Record):
+class Item(Record, frozen=True, kw_only=True):
     """One benchmark question answered by one model, and what a scorer made of the recorded output."""
 
     SCHEMA: ClassVar[str] = "item/1"
@@ -292,8 +290,7 @@ class Item(Record):
     state: Literal["ok", "unparsed", "judge_failed"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric(Record):
+class Metric(Record, frozen=True, kw_only=True):
     """One cell of a table, with its 95% interval."""
 
     SCHEMA: ClassVar[str] = "metric/1"
@@ -340,8 +337,7 @@ class Reason(Enum):
     """Left out by an option the user set (fraction, min_score, ...)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure(Record):
+class Failure(Record, frozen=True, kw_only=True):
     """A record that a stage could not produce: data, never a score and never a silent drop."""
 
     SCHEMA: ClassVar[str] = "failure/1"
@@ -351,8 +347,7 @@ class Failure(Record):
     detail: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest(Record):
+class Manifest(Record, frozen=True, kw_only=True):
     """The receipt of one finished stage: what went in, what came out, under which identity."""
 
     SCHEMA: ClassVar[str] = "manifest/1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from graded import (
 from align.calibration import card_text
 from align.calibration.position import rotation_p
 from align.calibration.readings import preference_of
-from annotate.records import Annotated, Rubric, Scale
+from annotate.records import Annotated, Rubric, Scale, replace
 from annotate.run import shown_order
 
 HELPSTEER = Rubric(name="helpsteer", sha256="0" * 64, attributes=dict.fromkeys(ATTRIBUTES, Scale(low=0, high=4)))

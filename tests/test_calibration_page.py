@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +12,7 @@ from graded import SUM, card_of, compared, everything, failed, levels, rated
 from align.calibration import card_text
 from align.calibration.words import LINES, WIDTH, short
 from align.report.calibration import card_html, card_page
-from annotate.records import Reason
+from annotate.records import Reason, replace
 
 # ------------------------------------------------------------------------------------------------- outcomes and cost
 

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from align.evaluate.verdicts import controls, family, summary
 from align.settings import Evaluate, Judge, Prompts
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import dump_line
-from annotate.records import Completion, Image, Item, Prompt, Turn
+from annotate.records import Completion, Image, Item, Prompt, Turn, replace
 from annotate.stage import Unit
 
 # ----------------------------------------------------------------------------------------- what an answer is worth

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from annotators import HASTE, Listed, Priced, annotate, answers, prompt, quiet, 
 from align.settings import Annotate
 from annotate.errors import MmalignError, Stopped, UserError
 from annotate.protocol import Annotator, Outcome, Reply, Request, Traits
-from annotate.records import Failure, Image, Reason
+from annotate.records import Failure, Image, Reason, replace
 from annotate.run import AnnotateWork
 
 # -------------------------------------------------------------------------------------------------- what can go wrong

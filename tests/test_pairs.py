@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from annotate.records import (
     Rating,
     Reason,
     Turn,
+    replace,
 )
 from annotate.rubric import load_rubric
 

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,18 @@ from align.report.table import build_table
 from align.report.terminal import WIDTH, render_text
 from align.report.words import sentence, signed
 from align.settings import Report
-from annotate.records import Annotated, Annotation, Completion, Image, Metric, PreferencePair, Prompt, Rating, Turn
+from annotate.records import (
+    Annotated,
+    Annotation,
+    Completion,
+    Image,
+    Metric,
+    PreferencePair,
+    Prompt,
+    Rating,
+    Turn,
+    replace,
+)
 
 
 def difference(mean: float, p: float = 0.001, n: int = 100) -> dict:

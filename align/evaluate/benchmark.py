@@ -15,17 +15,15 @@ question. `answer_key` is for a judge that knows the scene; no scorer reads it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import read_rows
-from annotate.records import Image, Prompt, Record
+from annotate.records import Image, Part, Prompt, Record
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(Part, frozen=True, kw_only=True):
     """What one user turn asks, and what is right."""
 
     text: str
@@ -48,8 +46,7 @@ class Question:
             raise RecordError(f"question.options: must differ and hold the answer {self.answer!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row(Record):
+class Row(Record, frozen=True, kw_only=True):
     """One line of a benchmark file."""
 
     SCHEMA: ClassVar[str] = "bench/1"

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from align.pairs.score import ATTRIBUTES, Rated, check_settings, failure, first_of_each, in_fraction, pick, usable
 from align.settings import Pairs
-from annotate.records import Annotated, Example, Failure, Prompt, Reason
+from annotate.records import Annotated, Example, Failure, Prompt, Reason, replace
 
 
 def build_steerlm_examples(

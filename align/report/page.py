@@ -119,7 +119,7 @@ def _figures(findings: Findings, table: Table | None) -> Iterator[tuple[str, str
     if totals:
         yield "scores", histogram("scores", totals, label="points of a completion", colour="rejection")
     if findings.pairs:
-        margins = [pair.margin for pair in findings.pairs]
+        margins = [pair.margin for pair in findings.pairs if pair.margin is not None]
         label = "points between chosen and rejected"
         yield "margins", histogram("margins", margins, label=label, mark=findings.min_margin)
         words = {

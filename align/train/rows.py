@@ -11,15 +11,13 @@ on one image share its tokens, which makes look-ups learnable in few steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from annotate.errors import RecordError
 from annotate.records import Image, Record, Turn
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversation(Record):
+class Conversation(Record, frozen=True, kw_only=True):
     """User and assistant in turn, the assistant last."""
 
     SCHEMA: ClassVar[str] = "conversation/1"
@@ -38,8 +36,7 @@ class Conversation(Record):
         return tuple(image for turn in self.turns for image in turn.images)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patches(Record):
+class Patches(Record, frozen=True, kw_only=True):
     """An image and the words that each of its patches stands for, row by row; none: background."""
 
     SCHEMA: ClassVar[str] = "patches/1"

@@ -27,7 +27,8 @@ class Verb:
     help: str
     run: str = "align.commands.road:run"
     takes: str = "recipe"
-    """recipe, recipe or files, files, run or nothing: what stands behind the verb."""
+    """What stands behind the verb: recipe, recipe or files, file, run, nothing; or own, where the module of `run` has a
+    function `arguments` that says."""
     examples: tuple[str, ...] = ()
 
 
@@ -72,6 +73,15 @@ VERBS = {
         run="align.commands.files:validate",
         takes="file",
         examples=("align validate data/prompts.jsonl --image-root data/images", "align validate recipes/demo.yaml"),
+    ),
+    "convert": Verb(
+        help="a data file of one tool as a data file of another",
+        run="align.commands.convert:run",
+        takes="own",
+        examples=(
+            "align convert train-00*.parquet dpo.json --to llama_factory --image-dir images",
+            "align convert runs/demo/pairs/preference.jsonl pairs.parquet --to trl --image-root data/demo/images",
+        ),
     ),
     "env": Verb(
         help="check the installation",
@@ -179,7 +189,6 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
         prog=f"align {verb}",
         description=f"{about.help[0].upper()}{about.help[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_epilog(verb, about) if helping else None,
     )
     if about.takes in ("recipe", "recipe or files"):
         files = ", or ANNOTATED.jsonl OUTDIR" if about.takes == "recipe or files" else ""
@@ -190,6 +199,8 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
     elif about.takes == "file":
         parser.add_argument("file", metavar="FILE")
         parser.add_argument("--image-root", default=".", help="folder that image paths are relative to (default: .)")
+    elif about.takes == "own":
+        import_module(about.run.partition(":")[0]).arguments(parser)
     if verb == "pairs":
         parser.add_argument("--seed", type=int, default=0, help="for bare files: seed of the draws (default: 0)")
         parser.add_argument("--rubric", help="for bare files: the rubric, where it is not a shipped one")
@@ -199,6 +210,8 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
             parser.add_argument("--retry-failed", action="store_true", help="ask again for what failed")
             parser.add_argument("--reparse", action="store_true", help="read the kept replies again; asks nothing")
             parser.add_argument("--wait-quota", action="store_true", help="wait for a new day's quota, do not stop")
+    if helping:
+        parser.epilog = "\n\n".join(filter(None, [_epilog(verb, about), parser.epilog]))
     parser.add_argument("--json", action="store_true", help="one JSON event a line")
     parser.add_argument("-q", "--quiet", action="store_true", help="only results and errors")
     return parser

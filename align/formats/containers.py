@@ -1,0 +1,247 @@
+"""Rows of a file, whatever it is: a JSON list, JSON Lines (also gzipped), or parquet; told apart by the first bytes.
+
+    for placed in read_rows(path): placed.number, placed.value, placed.fault
+    with write_rows(path, "parquet") as put: put({"question": ...})
+
+All stream. A JSON list is mapped into memory, which the system takes back at will, and cut into rows before any is
+decoded. What is written appears under its name when it is whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import mmap
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgspec
+
+from align.formats.format import Container
+from annotate.errors import UserError
+
+Progress = Callable[[int, int], None]
+"""Called now and then with bytes read and bytes in all."""
+Put = Callable[[dict[str, Any]], None]
+ROWS_PER_BATCH = 256
+"""Rows decoded at once from parquet; with an image in each, some 50 MB."""
+SUFFIXES: dict[str, Container] = {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One row and where it stands; `fault` says why there is no value."""
+
+    number: int
+    """Line of JSON Lines, row of the others, from 1."""
+    value: Any = None
+    fault: str = ""
+
+
+def container_of(path: Path) -> Container:
+    """Raises `UserError` where the file cannot be read, or is empty."""
+    try:
+        with _opened(path) as stream:
+            head = stream.read(4096).removeprefix(_BOM).lstrip()
+    except OSError as error:
+        reason = getattr(error, "strerror", None) or str(error)  # a gzip cut short has no strerror
+        raise UserError(f"{path}: cannot be read ({reason}); is the path right?") from None
+    if not head:
+        raise UserError(f"{path}: empty; expected a JSON list, JSON Lines or parquet")
+    return "parquet" if head.startswith(b"PAR1") else "json" if head.startswith(b"[") else "jsonl"
+
+
+def placed_at(path: Path, container: Container, number: int) -> str:
+    """How a row's place is told: `file.jsonl:12`, `file.json row 12`."""
+    return f"{path}:{number}" if container == "jsonl" else f"{path} row {number}"
+
+
+def read_rows(path: Path, *, progress: Progress = lambda done, total: None) -> Iterator[Placed]:
+    """Every row, bad ones with their fault. Raises `UserError` where the file as a whole cannot be read."""
+    container = container_of(path)
+    if container == "parquet":
+        return _parquet_rows(path, progress)
+    return _list_rows(path, progress) if container == "json" else _line_rows(path, progress)
+
+
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb")
+
+
+def _line_rows(path: Path, progress: Progress) -> Iterator[Placed]:
+    size, done = path.stat().st_size, 0
+    with _opened(path) as stream:
+        try:
+            for number, line in enumerate(stream, start=1):
+                done += len(line)
+                if number % 1000 == 0:
+                    progress(done, max(size, done))
+                text = line.removeprefix(_BOM) if number == 1 else line
+                if text.strip():
+                    yield _decoded(number, text)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{path}: damaged gzip ({error}); fetch it again") from None
+
+
+def _list_rows(path: Path, progress: Progress) -> Iterator[Placed]:
+    with _opened(path) as stream:
+        if isinstance(stream, gzip.GzipFile):
+            yield from _cut(path, stream.read(), progress)
+            return
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield from _cut(path, data, progress)
+
+
+def _cut(path: Path, data: Any, progress: Progress) -> Iterator[Placed]:
+    view = memoryview(data)[3 if data[:3] == _BOM else 0 :]
+    try:
+        try:
+            rows: list[msgspec.Raw] = msgspec.json.decode(view, type=list[msgspec.Raw])
+        except msgspec.MsgspecError as error:
+            at = re.search(r"byte (\d+)", str(error))
+            line = data[: int(at[1])].count(b"\n") + 1 if at else data[:].count(b"\n") + 1
+            raise UserError(f"{path}:{line}: not a whole JSON list ({error}); cut in half, or not UTF-8?") from None
+        if not rows:
+            raise UserError(f"{path}: the list is empty")
+        for number, raw in enumerate(rows, start=1):
+            if number % 1000 == 0:
+                progress(number, len(rows))
+            yield _decoded(number, bytes(raw))
+        del rows, raw  # they hold the mapping open
+    finally:
+        view.release()
+
+
+def _decoded(number: int, data: bytes) -> Placed:
+    try:
+        return Placed(number, msgspec.json.decode(data))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # Python's own reader takes some of what msgspec does not, and says better what is wrong with the rest.
+        try:
+            return Placed(number, json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))
+        except (ValueError, RecursionError) as error:
+            return Placed(number, fault=f"not JSON ({error}); cut in half, or not UTF-8?")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def pyarrow_parquet() -> Any:
+    """The module pyarrow.parquet. Raises `UserError` with the remedy where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("parquet files need pyarrow: pip install 'mmalign[formats]'") from None
+    return pyarrow.parquet
+
+
+def _parquet_rows(path: Path, progress: Progress) -> Iterator[Placed]:
+    parquet = pyarrow_parquet()
+    import pyarrow
+
+    numbers = count(1)
+    try:
+        with parquet.ParquetFile(path) as file:
+            total = file.metadata.num_rows
+            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
+                for row in batch.to_pylist():
+                    yield Placed(number := next(numbers), row)
+                progress(number, total)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: damaged parquet ({str(error).splitlines()[0]}); fetch it again") from None
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def write_rows(path: Path, container: Container, *, schema: Any = None) -> Iterator[Put]:
+    """A function that takes rows; the file is there when the block ends well. `schema` is pyarrow's, for parquet."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = _WRITERS[container]
+        with writer(temporary, schema) as put:
+            yield put
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _list_writer(path: Path, schema: Any) -> Iterator[Put]:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        before = "[\n"
+
+        def put(row: dict[str, Any]) -> None:
+            nonlocal before
+            stream.write(before + json.dumps(row, ensure_ascii=False, allow_nan=False, default=_no_bytes))
+            before = ",\n"
+
+        yield put
+        stream.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+@contextmanager
+def _line_writer(path: Path, schema: Any) -> Iterator[Put]:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+
+        def put(row: dict[str, Any]) -> None:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_no_bytes) + "\n")
+
+        yield put
+
+
+def _no_bytes(value: Any) -> Any:
+    if isinstance(value, bytes):
+        raise UserError("this format embeds images, which JSON cannot hold: give OUT the ending .parquet")
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+@contextmanager
+def _parquet_writer(path: Path, schema: Any) -> Iterator[Put]:
+    parquet = pyarrow_parquet()
+    import pyarrow
+
+    pending: list[dict[str, Any]] = []
+    writer: Any = None
+
+    def flush(rows: Sequence[dict[str, Any]]) -> None:
+        nonlocal writer, schema
+        try:
+            table = pyarrow.Table.from_pylist(list(rows), schema=schema)
+        except (pyarrow.ArrowException, OverflowError, TypeError) as error:
+            raise UserError(f"{path.name}: rows do not fit one parquet schema ({error})") from None
+        schema = table.schema
+        if writer is None:
+            writer = parquet.ParquetWriter(path, schema)
+        writer.write_table(table)
+
+    def put(row: dict[str, Any]) -> None:
+        pending.append(row)
+        if len(pending) >= ROWS_PER_BATCH:
+            flush(pending)
+            pending.clear()
+
+    try:
+        yield put
+        if pending or writer is None:
+            flush(pending)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+_WRITERS = {"json": _list_writer, "jsonl": _line_writer, "parquet": _parquet_writer}

@@ -267,11 +267,11 @@ def test_validate_says_what_a_file_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (('"correctness": ', '"correctness": 5, "was": '), "scores ['coherence',"),
-        (('"correctness": 0', '"correctness": 5'), ".correctness: 5 is not an integer from 0 to 4"),
-        (('"correctness": 0', '"correctness": 0.5'), "correctness: expected int, got float"),
-        (('"ratings": [', '"ratings": [{"completion_id":"x","scores":{}},'), "4 rating(s) for 3 completion(s)"),
-        (('"shown_order": [', '"shown_order": ["x", '), "3 rating(s) for 4 completion(s)"),
+        (('"correctness":', '"correctness":5,"was":'), "scores ['coherence',"),
+        (('"correctness":0', '"correctness":5'), ".correctness: 5 is not an integer from 0 to 4"),
+        (('"correctness":0', '"correctness":0.5'), "correctness: expected int, got float"),
+        (('"ratings":[', '"ratings":[{"completion_id":"x","scores":{}},'), "4 rating(s) for 3 completion(s)"),
+        (('"shown_order":[', '"shown_order":["x", '), "3 rating(s) for 4 completion(s)"),
     ],
 )
 def test_validate_refuses_damaged_annotations(tmp_path: Path, damage: tuple[str, str], says: str) -> None:

@@ -94,31 +94,25 @@ def _line_rows(path: Path, progress: Progress) -> Iterator[Placed]:
 
 def _list_rows(path: Path, progress: Progress) -> Iterator[Placed]:
     with _opened(path) as stream:
-        if isinstance(stream, gzip.GzipFile):
-            yield from _cut(path, stream.read(), progress)
-            return
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield from _cut(path, data, progress)
-
-
-def _cut(path: Path, data: Any, progress: Progress) -> Iterator[Placed]:
-    view = memoryview(data)[3 if data[:3] == _BOM else 0 :]
+        # never closed by hand: the rows that are cut out of it keep it open as long as they live
+        data: Any = (
+            stream.read()
+            if isinstance(stream, gzip.GzipFile)
+            else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        )
     try:
-        try:
-            rows: list[msgspec.Raw] = msgspec.json.decode(view, type=list[msgspec.Raw])
-        except msgspec.MsgspecError as error:
-            at = re.search(r"byte (\d+)", str(error))
-            line = data[: int(at[1])].count(b"\n") + 1 if at else data[:].count(b"\n") + 1
-            raise UserError(f"{path}:{line}: not a whole JSON list ({error}); cut in half, or not UTF-8?") from None
-        if not rows:
-            raise UserError(f"{path}: the list is empty")
-        for number, raw in enumerate(rows, start=1):
-            if number % 1000 == 0:
-                progress(number, len(rows))
-            yield _decoded(number, bytes(raw))
-        del rows, raw  # they hold the mapping open
-    finally:
-        view.release()
+        view = memoryview(data)[3 if data[:3] == _BOM else 0 :]
+        rows: list[msgspec.Raw] = msgspec.json.decode(view, type=list[msgspec.Raw])
+    except msgspec.MsgspecError as error:
+        at = re.search(r"byte (\d+)", str(error))
+        line = data[: int(at[1]) if at else len(data)].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not a whole JSON list ({error}); cut in half, or not UTF-8?") from None
+    if not rows:
+        raise UserError(f"{path}: the list is empty")
+    for number, raw in enumerate(rows, start=1):
+        if number % 1000 == 0:
+            progress(number, len(rows))
+        yield _decoded(number, bytes(raw))
 
 
 def _decoded(number: int, data: bytes) -> Placed:

@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,27 +80,31 @@ def _opened(path: Path) -> BinaryIO:
 
 def _line_rows(path: Path, progress: Progress) -> Iterator[Placed]:
     size, done = path.stat().st_size, 0
-    with _opened(path) as stream:
-        try:
-            for number, line in enumerate(stream, start=1):
-                done += len(line)
-                if number % 1000 == 0:
-                    progress(done, max(size, done))
-                text = line.removeprefix(_BOM) if number == 1 else line
-                if text.strip():
-                    yield _decoded(number, text)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{path}: damaged gzip ({error}); fetch it again") from None
+    with _opened(path) as stream, _whole(path):
+        for number, line in enumerate(stream, start=1):
+            done += len(line)
+            if number % 1000 == 0:
+                progress(done, max(size, done))
+            text = line.removeprefix(_BOM) if number == 1 else line
+            if text.strip():
+                yield _decoded(number, text)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """A gzip cut short as an error of its own."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: damaged gzip ({error}); fetch it again") from None
 
 
 def _list_rows(path: Path, progress: Progress) -> Iterator[Placed]:
     with _opened(path) as stream:
         # never closed by hand: the rows that are cut out of it keep it open as long as they live
-        data: Any = (
-            stream.read()
-            if isinstance(stream, gzip.GzipFile)
-            else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        )
+        zipped = isinstance(stream, gzip.GzipFile)
+        with _whole(path):
+            data: Any = stream.read() if zipped else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         view = memoryview(data)[3 if data[:3] == _BOM else 0 :]
         rows: list[msgspec.Raw] = msgspec.json.decode(view, type=list[msgspec.Raw])

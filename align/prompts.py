@@ -21,6 +21,7 @@ from typing import Any, Literal
 from align.context import PromptSet
 from align.formats.images import CheckedImage, check_images
 from align.formats.llava import Dialogue, is_dialogue, read_dialogue
+from align.formats.store import UNOPENED
 from align.settings import Prompts
 from annotate.errors import RecordError, UserError
 from annotate.records import Failure, Prompt, Reason, canonical_json
@@ -144,6 +145,11 @@ def _record_row(where: str, value: Any) -> _Row:
 
     def checked(images: Mapping[str, CheckedImage]) -> Prompt:
         for image in prompt.images:
+            if image.sha256.startswith(UNOPENED):
+                raise RecordError(
+                    f"image {image.path!r} was never opened, so the prompt's id does not know it; convert or build "
+                    "the file again with --image-root"
+                )
             if images[image.path].sha256 != image.sha256:
                 raise RecordError(
                     f"image {image.path!r} has sha256 {images[image.path].sha256[:16]}… but the record says "

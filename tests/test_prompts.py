@@ -321,3 +321,10 @@ def test_limit_takes_the_first_rows_and_looks_no_further(tmp_path):
     assert [p.source_id for p in load(tmp_path, rows, limit=2).prompts] == ["0", "1"]
     with pytest.raises(UserError, match="limit: 0 leaves no prompt"):
         load(tmp_path, rows, limit=0)
+
+
+def test_a_record_whose_image_was_never_opened_is_told_so(tmp_path):
+    png(tmp_path / "a.png")
+    turn = Turn(role="user", text="<image>\nWhat?", images=(Image(path="a.png", sha256="path:a.png"),))
+    (fault,) = faults(tmp_path, dump_line(Prompt.of((turn,))))
+    assert "was never opened" in fault and "--image-root" in fault

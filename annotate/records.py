@@ -72,20 +72,20 @@ class Prompt(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         roles = [t.role for t in self.turns if t.role != "system"]
-        expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(roles))]
-        if not roles or roles != expected or roles[-1] != "user":
+        if len(roles) % 2 == 0 or roles != (["user", "assistant"] * len(roles))[: len(roles)]:
             raise RecordError(f"turns must alternate user, assistant, ..., user; got {', '.join(roles) or 'none'}")
-        if any(t.role == "system" for t in self.turns[1:]):
+        if len(self.turns) - len(roles) > (self.turns[0].role == "system"):
             raise RecordError("a system turn may only come first")
-        if any(not t.text.replace(IMAGE_PLACEHOLDER, "").strip() for t in self.turns if t.role == "user"):
-            raise RecordError("a user turn has no text; write the question")
+        for t in self.turns:
+            if t.role == "user" and not t.text.replace(IMAGE_PLACEHOLDER, "").strip():
+                raise RecordError("a user turn has no text; write the question")
         if self.id != self.id_of(self.turns):
             raise RecordError(f"id {self.id} is not the hash of the turns ({self.id_of(self.turns)}); was it edited?")
 
     @staticmethod
     def id_of(turns: tuple[Turn, ...]) -> str:
         """Hash over roles, texts and image hashes; never over paths, source or meta."""
-        return content_id([[t.role, t.text, [i.sha256 for i in t.images]] for t in turns])
+        return content_id([(t.role, t.text, [i.sha256 for i in t.images]) for t in turns])
 
     @classmethod
     def of(cls, turns: tuple[Turn, ...], **rest: Any) -> Prompt:
@@ -182,17 +182,17 @@ class Annotation(Record, frozen=True, kw_only=True):
     cost_usd: float | None = None
 
     def __post_init__(self) -> None:
-        rated = [r.completion_id for r in self.ratings]
-        if len(set(self.shown_order)) != len(self.shown_order):
+        shown = set(self.shown_order)
+        if len(shown) != len(self.shown_order):
             raise RecordError("annotation.shown_order: a completion is listed twice")
         if self.mode == "pairwise":
             if self.preference is None or len(self.shown_order) != 2:
                 raise RecordError("annotation: pairwise needs two completions and a preference")
         elif self.preference is not None:
             raise RecordError("annotation.preference: only a pairwise annotation has one")
-        elif sorted(rated) != sorted(self.shown_order):
+        elif len(self.ratings) != len(shown) or {r.completion_id for r in self.ratings} != shown:
             raise RecordError(
-                f"annotation.ratings: {len(rated)} rating(s) for {len(self.shown_order)} completion(s); "
+                f"annotation.ratings: {len(self.ratings)} rating(s) for {len(self.shown_order)} completion(s); "
                 "each must be rated exactly once"
             )
 
@@ -209,15 +209,19 @@ class Annotated(Record, frozen=True, kw_only=True):
         ids = {c.id for c in self.completions}
         if len(ids) != len(self.completions):
             raise RecordError(f"annotated {self.prompt.id}: a completion is listed twice")
+        prompt_id = self.prompt.id
         for c in self.completions:
-            if c.prompt_id != self.prompt.id:
-                raise RecordError(f"annotated {self.prompt.id}: completion {c.id} answers prompt {c.prompt_id}")
+            if c.prompt_id != prompt_id:
+                raise RecordError(f"annotated {prompt_id}: completion {c.id} answers prompt {c.prompt_id}")
         for a in self.annotations:
-            if a.prompt_id != self.prompt.id or not set(a.shown_order) <= ids:
-                raise RecordError(f"annotated {self.prompt.id}: annotation {a.id} rates something else")
+            if a.prompt_id != prompt_id or not ids.issuperset(a.shown_order):
+                raise RecordError(f"annotated {prompt_id}: annotation {a.id} rates something else")
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Completion id -> attribute -> mean over the annotations that rated it; unrated completions are absent."""
+        if len(self.annotations) == 1 and self.annotations[0].mode != "pairwise":  # each rated once: nothing to average
+            once = self.annotations[0].ratings
+            return {r.completion_id: {n: float(v) for n, v in r.scores.items()} for r in once if r.scores}
         gathered: dict[str, dict[str, list[int]]] = {}
         for annotation in self.annotations:
             for rating in annotation.ratings:

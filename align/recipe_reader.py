@@ -103,10 +103,12 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
     """`value` as `kind`, or a fault and `_BAD`."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        (inner,) = (a for a in args if a is not type(None))
+        kinds = [a for a in args if a is not type(None)]
         if value is not None:
-            return _read(inner, value, key, faults)
-        if dataclasses.is_dataclass(inner):
+            return _read(_shaped_like(value, kinds), value, key, faults)
+        if type(None) not in args:
+            return _fault(faults, key, "expected a value, got nothing")
+        if any(map(dataclasses.is_dataclass, kinds)):
             return _fault(faults, key, "is empty; write {} for the defaults, or delete the line")
         return None
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -128,8 +130,17 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             return _fault(faults, key, f"expected {{key: value}}, got {_shown(value)}")
-        return _free(value, key, faults)
+        if args[1] is Any:
+            return _free(value, key, faults)
+        read = {name: _read(args[1], inner, f"{key}.{name}", faults) for name, inner in value.items()}
+        return _BAD if _BAD in read.values() else read
     return _scalar(kind, value, key, faults)
+
+
+def _shaped_like(value: Any, kinds: list[Any]) -> Any:
+    """Of several kinds the one for a list, a block or a single value; the last where none is."""
+    wanted = (tuple,) if isinstance(value, list) else (dict, Mapping) if isinstance(value, Mapping) else (Literal, None)
+    return next((kind for kind in kinds if get_origin(kind) in wanted), kinds[-1])
 
 
 def _free(value: Any, key: str, faults: Faults) -> Any:

@@ -173,30 +173,82 @@ class Teach:
     prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
 
+SCORES: Mapping[str, tuple[str, ...]] = {
+    "paper": ("helpfulness", "correctness", "coherence"),
+    "helpfulness_correctness": ("helpfulness", "correctness"),
+}
+"""Names for the sums of attributes that Multi-Modal Preference Alignment, section 3.2, speaks of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """From scores to training sets (section 3.2)."""
 
-    score: tuple[str, ...] = option(
-        ("helpfulness", "correctness", "coherence"), "attributes summed into the score (0-12 for these three)"
+    sets: tuple[Literal["preference", "steerlm", "rejection", "hindsight"], ...] = option(
+        ("preference", "steerlm", "rejection"), "which training sets are made; preference is always one of them"
     )
-    chosen: Literal["best"] = option("best", "which completion is chosen")
-    ties: Literal["random", "skip"] = option("random", "several best: a seeded draw, or no pair")
-    rejected: Literal["random_below_margin", "worst", "all_below_margin"] = option(
-        "random_below_margin", "which completion is rejected"
+    basis: Literal["scores", "preferences"] = option(
+        "scores", "preferences: pairs are what pairwise annotations, e.g. a human's, say; scores are not used"
     )
-    min_margin: float = option(2.0, "score of chosen minus score of rejected, at least", low=0)
+    score: tuple[str, ...] | Mapping[str, float] | Literal["paper", "helpfulness_correctness"] = option(
+        SCORES["paper"],
+        "attributes summed into the score: a list, weights {helpfulness: 0.65, ...}, or a name. The paper says "
+        "helpfulness + correctness once and with coherence twice; its code sums all three (`paper`, 0-12)",
+    )
+    chosen: Literal["best"] = option("best", "which completion is chosen; with rejected: all_pairs the better of two")
+    ties: Literal["random", "skip"] = option(
+        "random", "several best: a seeded draw, or no pair; the first would favour a position"
+    )
+    rejected: Literal["random_below_margin", "worst", "all_below_margin", "all_pairs"] = option(
+        "random_below_margin",
+        "which completion is rejected. The paper says the worst, then a random other; its code draws among those worse "
+        "by the margin. all_pairs: any two that differ by the margin",
+    )
+    min_margin: float = option(
+        2.0,
+        "score of chosen minus score of rejected, at least; the paper prints the sign reversed, its code has it so",
+        low=0,
+    )
+    max_pairs: int | None = option(None, "pairs of one prompt at most, a seeded draw among them", low=1)
+    max_length_ratio: float | None = option(
+        None, "the longer text of a pair has at most so many times the characters of the shorter; 1 is equal", low=1
+    )
+    length_gap: tuple[int | None, ...] | Literal["balance"] | None = option(
+        None,
+        "[low, high]: characters of chosen minus rejected, a null end is open; balance: the end is searched for at "
+        "which both sides have the same mean length over the whole set",
+    )
+    cut_off: Literal["keep", "drop"] = option(
+        "keep",
+        "completions that reached max_new_tokens: the annotator saw and scored them so; drop takes away the longest",
+    )
     fraction: float = option(
         1.0, "seeded, nested subset of the prompts with pairs (data-scaling curve)", above=0, high=1
     )
     flip: float = option(0.0, "share of pairs with chosen and rejected swapped (label-noise ablation)", low=0, high=1)
-    steerlm: Literal["all", "best"] = option("all", "which rated completions SteerLM trains on")
+    steerlm: Literal["all", "best"] = option(
+        "all", "which rated completions SteerLM trains on; the paper does not say: bad ones teach what the words mean"
+    )
     steerlm_template: str = option(
         "\nPlease answer the question such that your response is in the following attributes in 5-point Likert "
         "scale:\n{attributes}",
-        "appended to the prompt; {attributes} becomes Helpfulness:4,Correctness:4,...",
+        "appended to the prompt; {attributes} becomes Helpfulness:4,Correctness:4,... and {labels} "
+        "helpfulness:4,correctness:4,...; `nvidia` is <extra_id_2>{labels} on a line of its own",
     )
-    min_score: float | None = option(None, "rejection sampling keeps a best completion only from this score on")
+    min_score: float | None = option(
+        None, "rejection sampling keeps a best completion only from this score on; the paper names no threshold"
+    )
+    rejection_ties: Literal["random", "skip", "all"] = option(
+        "random", "several best in rejection sampling; all with min_score at the highest: every perfect completion"
+    )
+    hindsight_template: str = option(
+        "That answer can be improved. Please answer again, better.",
+        "Chain-of-Hindsight: what the user says after the worse answer, before the better one",
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.score, str) and self.score in SCORES:
+            object.__setattr__(self, "score", SCORES[self.score])  # so that a name and what it stands for are the same
 
 
 @dataclass(frozen=True, kw_only=True)

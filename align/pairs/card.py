@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from align.pairs.sets import SETS
 from align.settings import Pairs
 
 CARD = """\
@@ -39,11 +40,6 @@ is prompted with at inference.
 The scores are one annotator's, under one rubric; the texts are the sampled model's own. Both carry their makers' biases
 and licences. Before training, look at how often the longer completion is the chosen one.
 """
-PURPOSE = {
-    "preference": "preference optimization (chosen, rejected)",
-    "steerlm": "attribute-conditioned fine-tuning",
-    "rejection": "fine-tuning on the best completion",
-}
 
 
 def dataset_card(funnel: Mapping[str, Any], settings: Pairs) -> str:
@@ -52,7 +48,7 @@ def dataset_card(funnel: Mapping[str, Any], settings: Pairs) -> str:
     counts = {**funnel["sources"], "all": funnel["total"]}
     return CARD.format(
         sets="".join(
-            f"| `{name}.jsonl` | {made['rows']} | {made['prompts']} | {PURPOSE[name]} |\n"
+            f"| `{name}.jsonl` | {made['rows']} | {made['prompts']} | {SETS[name].purpose} |\n"
             for name, made in funnel["sets"].items()
         ),
         steps=" | ".join(steps),
@@ -66,5 +62,7 @@ def dataset_card(funnel: Mapping[str, Any], settings: Pairs) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, Mapping):
+        value = tuple(f"{name}: {weight:g}" for name, weight in value.items())
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text.replace("|", "\\|").replace("\n", "\\n")

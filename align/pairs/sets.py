@@ -1,0 +1,78 @@
+"""All training sets of one prompt, and the table of what sets there are: read by files, stage and dataset card alike.
+
+    Maker(Pairs(), seed=0)(row)
+    ->  Made(source="digits", widest=7.0, sets={"preference": [PreferencePair], "steerlm": [Example, ...], ...})
+
+A set of a prompt is its records, or exactly one Failure that says why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from align.pairs.hindsight import in_hindsight
+from align.pairs.preference import pairs_of
+from align.pairs.rejection import best_of
+from align.pairs.score import Group, Rule, group_of, widest_difference
+from align.pairs.steerlm import conditioned
+from align.settings import Pairs
+from annotate.records import Annotated, Example, Failure, PreferencePair, Reason
+
+Rows = Sequence[PreferencePair] | Sequence[Example] | Sequence[Failure]
+
+
+class TrainingSet(NamedTuple):
+    """How the rows of one set are made from a prompt, and what they are for."""
+
+    of: Callable[[Group, Rule], Rows]
+    purpose: str
+
+
+SETS: Mapping[str, TrainingSet] = {
+    "preference": TrainingSet(pairs_of, "preference optimization (chosen, rejected)"),
+    "steerlm": TrainingSet(conditioned, "attribute-conditioned fine-tuning"),
+    "rejection": TrainingSet(best_of, "fine-tuning on the best completion"),
+    "hindsight": TrainingSet(in_hindsight, "Chain-of-Hindsight: a worse answer, then the better one"),
+}
+STEPS = ("annotated", "rated", "margin", "kept")
+"""The funnel of prompts: annotated; two completions can be compared; two differ by the margin; there is a pair."""
+LOST_BEFORE: Mapping[Reason, str] = {
+    Reason.COMPLETIONS_MISSING: "rated",
+    Reason.UNRATED: "rated",
+    Reason.COMPLETION_EMPTY: "rated",
+    Reason.CUT_OFF: "rated",
+    Reason.NO_MARGIN: "margin",
+    Reason.IDENTICAL: "margin",
+    Reason.TIED: "kept",
+    Reason.FILTERED: "kept",
+}
+"""The step of the funnel that a prompt without a preference pair did not reach."""
+
+
+class Made(NamedTuple):
+    """What one prompt gives."""
+
+    source: str
+    widest: float | None
+    """Points between the best and the worst completion; None where fewer than two can be compared by score."""
+    sets: dict[str, Rows]
+    """Name -> rows, for the sets that the settings name, in the order of `SETS`."""
+
+
+class Maker:
+    """Makes all sets of a prompt; what they share is computed once. Raises `UserError` for impossible settings."""
+
+    def __init__(self, settings: Pairs, *, seed: int) -> None:
+        self.rule = Rule(settings, seed=seed)
+        self.sets = {name: made.of for name, made in SETS.items() if name in settings.sets}
+
+    def __call__(self, row: Annotated) -> Made:
+        rule = self.rule
+        group = group_of(row, rule)
+        comparable = len(group.rated) >= 2 and not rule.compares
+        return Made(
+            row.prompt.source,
+            widest_difference(group.rated) if comparable else None,
+            {name: of(group, rule) for name, of in self.sets.items()},
+        )

@@ -115,7 +115,7 @@ def pair_from(
     margin: float | None = None,
     meta: dict[str, Any] | None = None,
 ) -> PreferencePair:
-    """A pair made elsewhere: `rule` is the format's name. Raises `RecordError` for answers that cannot be trained upon."""
+    """A pair made elsewhere; `rule` is the format's name. Raises `RecordError` for answers not to be trained upon."""
     try:
         better, worse = (
             Completion.of(prompt_id=prompt.id, model=UNKNOWN_MODEL, index=index, text=answer(text, where))
@@ -214,7 +214,7 @@ def with_beyond(record: Made, form: str, row: Row, plain: Row) -> Made:
 def restored(
     plain: dict[str, Any], kept: Any, *, known: Collection[str], agrees: Callable[[Row], bool]
 ) -> dict[str, Any]:
-    """The row as it was read. Of `known` keys the form of old is kept only if the whole row `agrees` with the record."""
+    """The row as it was read. `known` keys keep their form of old only if the whole row `agrees` with the record."""
     if not isinstance(kept, Mapping) or not kept:
         return plain
     absent = kept.get(ABSENT, ())
@@ -229,7 +229,7 @@ def agrees_with(record: Made, read: Callable[[Row, Any], Sequence[Made]]) -> Cal
 
     def agrees(row: Row) -> bool:
         try:
-            return _content(read(row, _ByPath())[0]) == _content(record)
+            return bool(_content(read(row, _ByPath())[0]) == _content(record))
         except RecordError:
             return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,9 @@ def main(source: Source, argv: Sequence[str] | None = None) -> int:
         else:
             print(error, file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read our lines (`| head`) has seen enough, and all is written by now
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
@@ -180,7 +184,8 @@ class Origin:
             for place, row in (self.source.unpack or read_file)(path):
                 yield place, part.type, row
         for type_, hub in self.hubs:
-            for place, row in read_hub(hub, stream=self.stream):
+            rows = read_hub(hub, stream=self.stream)
+            for place, row in self.source.gather(rows) if self.source.gather else rows:
                 yield place, type_, row
 
     def as_json(self) -> dict[str, Any]:

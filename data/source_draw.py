@@ -22,11 +22,11 @@ from typing import IO, Any
 
 import msgspec
 from PIL import Image as Pillow
-from sources import Excluded, Row, Source
+from sources import Excluded, Row, Source, made_unique
 
 from align.formats.images import FORMATS, CheckedImage, check_images
 from annotate.errors import RecordError, UserError
-from annotate.records import IMAGE_PLACEHOLDER, Failure, Image, Prompt, Reason, Turn
+from annotate.records import IMAGE_PLACEHOLDER, Failure, Image, Prompt, Reason, Turn, replace
 
 _ENCODE = msgspec.msgpack.Encoder()
 _DECODE = msgspec.msgpack.Decoder(Row)
@@ -53,6 +53,8 @@ class Counts:
     """Drawn, but not to be made a prompt: by reason."""
     taken: Counter[str] = field(default_factory=Counter)
     """By type."""
+    renamed: int = 0
+    """Taken rows whose id another, taken before, already had."""
     failures: list[Failure] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Counts:
             "unusable": dict(sorted(self.unusable.items())),
             "not_drawn": eligible - self.duplicates - self.unusable.total() - taken,
             "taken": taken,
+            "ids_made_unique": self.renamed,
         }
 
 
@@ -211,7 +214,8 @@ class Store:
     def check(self, rows: Iterable[Row]) -> Callable[[Row], tuple[list[str], list[CheckedImage]]]:
         """Look at the images of these rows at once; the answer gives a row's paths and the verdicts on them."""
         paths = {id(row): [self._path(name) for name in row.image_files] for row in rows}
-        self._look(self._root(), {path for some in paths.values() for path in some})
+        if named := {path for some in paths.values() for path in some}:
+            self._look(self._root(), named)
         for row in rows:
             paths[id(row)] += [self._keep(data) for data in row.image_bytes]
         if self._incoming:
@@ -288,6 +292,7 @@ class Taking:
     def prompts(self, candidates: Candidates) -> Iterator[Prompt]:
         """The records. Raises `UserError` at the end if rows were unusable and none may be, or too few were left."""
         seen: set[str] = set()
+        ids: set[str] = set()
         queue = candidates.in_order()
         while (left := self._left()) and (chunk := list(islice(queue, min(CHUNK, left)))):
             verdict = self.store.check([row for row, _ in chunk])
@@ -300,6 +305,10 @@ class Taking:
                     self.counts.duplicates += 1
                     continue
                 seen.add(prompt.id)
+                if prompt.source_id in ids:  # one id with two contents is refused wherever prompts are read
+                    self.counts.renamed += 1
+                    prompt = replace(prompt, source_id=made_unique(prompt.source_id, prompt.id))
+                ids.add(prompt.source_id)
                 self.counts.taken[row.type] += 1
                 self.paths.update(image.path for image in prompt.images)
                 yield prompt

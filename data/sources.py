@@ -8,7 +8,7 @@ description and one function; `prepare_alpaca.py` is the shortest example.
 A `Row` becomes one line of the output, a prompt record as `annotate/records.py` defines it:
 
     {"schema":"prompt/1","id":"…","turns":[{"role":"user","text":"<image>\nIs there a teapot?","images":[…]}],
-     "source":"lrv","source_id":"2392588-1f2e3d4c","reference":"There is none.",
+     "source":"lrv","source_id":"2392588-1f2e3d4c5b6a","reference":"There is none.",
      "meta":{"task":"conversation","modality":"image","type":"negative","polarity":"negative"}}
 
 What stands in `meta` is described in `README.md`, section "What the records hold".
@@ -104,6 +104,8 @@ class Source:
     """For files that are not one row after the other: yields (place, row)."""
     beside: Callable[[Path], Iterable[Path]] = lambda path: ()
     """Files that `unpack` reads in addition, for the manifest."""
+    gather: Callable[[Iterator[tuple[str, Any]]], Iterator[tuple[str, Any]]] | None = None
+    """For the hub, where several rows make one: what `unpack` does with the rows of a file."""
     note: str = ""
     """What the reader of `--help` should know."""
 
@@ -167,8 +169,8 @@ def embedded(value: Any, key: str) -> bytes | None:
 
 
 def made_unique(own_id: str, text: str) -> str:
-    """An id for a source that gives several rows one id (the image's): the id and 8 digits of the text's hash."""
-    return f"{own_id}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    """An id for a source that gives several rows one id (the image's): the id and 12 digits of the text's hash."""
+    return f"{own_id}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 # -------------------------------------------------------------------------------------------------- dialogues, choices

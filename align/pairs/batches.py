@@ -24,11 +24,11 @@ from annotate.records import Annotated, Failure
 
 def pairs_of_lines(
     batch: Mapping[str, Sequence[str]],
-    settings: Pairs = Pairs(),
-    seed: int = 0,  # noqa: B008
+    settings: Pairs | None = None,
+    seed: int = 0,
 ) -> dict[str, list[str]]:
     """The rows of all training sets; as in the files, the failures are those of the preference pairs."""
-    maker = Maker(settings, seed=seed)
+    maker = Maker(settings or Pairs(), seed=seed)
     names, lines = list[str](), list[str]()
     for line in batch["line"]:
         for name, rows in maker(Annotated.from_line(line.encode())).sets.items():

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 from align.pairs.preference import build_preference_pairs
 from align.settings import Pairs
@@ -63,7 +64,7 @@ class Gaps:
             )
         pairs = self.count.total()
         nearest, kept_to = abs(Fraction(total, pairs)), outermost_first[0]
-        for outer, inner in zip(outermost_first, outermost_first[1:], strict=False):
+        for outer, inner in pairwise(outermost_first):
             total -= outer * self.count[outer]
             pairs -= self.count[outer]
             off = abs(Fraction(total, pairs))

@@ -15,8 +15,9 @@ Where Multi-Modal Preference Alignment, section 3.2, says two things, an option 
   Where `all_pairs` makes all pairs there is nothing to draw, and equals make none.
 - `fraction`, `flip`: the seeded, nested subsets of Figure 2, and label noise.
 
-Not in the paper: `max_length_ratio` says which two may be paired at all, so that another is drawn where one is too long;
-`max_pairs` then limits the pairs of a prompt; `length_gap` at last leaves out pairs of the finished set (`lengths.py`).
+Not in the paper: `max_length_ratio` says which two may be paired at all, so that another is drawn where one is too
+long; `max_pairs` then limits the pairs of a prompt; `length_gap` at last leaves out pairs of the finished set
+(`lengths.py`).
 
 Prompts without a pair come out as Failures, so that prompts = prompts with pairs + failures.
 """
@@ -36,7 +37,7 @@ from align.pairs.score import (
     in_fraction,
     pick,
     too_few,
-    widest_difference,
+    widest_difference as widest_difference,
 )
 from align.settings import Pairs
 from annotate.errors import UserError
@@ -140,8 +141,10 @@ def _by_rule(couples: list[Couple], rule: Rule, prompt_id: str) -> list[Couple]:
     how = rule.settings.rejected
     if len(couples) == 1 or rule.compares or how == "all_pairs":
         return couples
-    best = {better.completion.id: better for better, _ in couples}
-    better = pick(list(best.values()), rule.seed, "chosen", prompt_id)
+    better = couples[0][0]
+    if better is not couples[-1][0]:  # several best
+        once_each = {b.completion.id: b for b, _ in couples}
+        better = pick(list(once_each.values()), rule.seed, "chosen", prompt_id)
     worse = [w for b, w in couples if b is better]
     if how == "all_below_margin":
         once = {w.text: w for w in reversed(worse)}  # of one text given twice the first
@@ -181,9 +184,9 @@ def _within_gap(pairs: list[PreferencePair], group: Group, rule: Rule) -> list[P
     if kept:
         return kept
     gaps = ", ".join(f"{gap(p):+d}" for p in pairs)
-    return [
-        failure(group.row, Reason.FILTERED, f"chosen minus rejected is {gaps} characters; length_gap {low}..{high}")
-    ]
+    bounds_in_words = rule.text.rpartition("length_gap=")[2]
+    detail = f"chosen minus rejected is {gaps} characters, outside {bounds_in_words}"
+    return [failure(group.row, Reason.FILTERED, detail)]
 
 
 def _pair(group: Group, better: Rated, worse: Rated, rule: Rule) -> PreferencePair:

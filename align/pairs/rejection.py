@@ -1,6 +1,7 @@
 """Rejection sampling: the best of the n completions of a prompt becomes an example of plain fine-tuning.
 
-    Annotated  scores of helpfulness + correctness + coherence: a 11, b 11, c 9, d 4  ->  Example(completion=a or b, ...)
+    Annotated  scores of helpfulness + correctness + coherence: a 11, b 11, c 9, d 4
+    ->  Example(completion=a or b by a seeded draw, ...)
 
 The score is that of the preference pairs (Multi-Modal Preference Alignment, section 3.2: helpfulness + correctness +
 coherence). What the paper leaves open is an option: `min_score`, since no lowest score is named, so none is asked for;

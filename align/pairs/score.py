@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -143,7 +144,10 @@ def pick(candidates: Sequence[Rated], seed: int, purpose: str, prompt_id: str) -
     """One of `candidates`, each as likely as the next, whatever their order."""
     if len(candidates) == 1:
         return candidates[0]
-    return min(candidates, key=lambda c: (draw(seed, purpose, prompt_id, c.completion.id), c.completion.id))
+    names = f"{seed}\x1f{purpose}\x1f{prompt_id}\x1f"
+    # by the very bytes that `draw` makes its number of
+    lots = [hashlib.sha256((names + c.completion.id).encode()).digest() for c in candidates]
+    return candidates[lots.index(min(lots))]
 
 
 def in_fraction(prompt_id: str, fraction: float, seed: int) -> bool:
@@ -264,8 +268,8 @@ def failure(annotated: Annotated, reason: Reason, detail: str) -> Failure:
     return Failure(stage=STAGE, record_id=annotated.prompt.id, reason=reason, detail=detail)
 
 
-def usable(annotated: Annotated, score: Sequence[str], *, at_least: int = 1) -> list[Rated] | Failure:
+def usable(annotated: Annotated, score: Any, *, at_least: int = 1) -> list[Rated] | Failure:
     """The rated completions that hold any text, by index; or why there are fewer than `at_least`."""
-    rule = Rule(Pairs(score=tuple(score)), seed=0)
+    rule = Rule(Pairs(score=score), seed=0)
     group = group_of(annotated, rule)
     return too_few(group, rule, at_least) or group.rated

@@ -20,7 +20,7 @@ from functools import lru_cache
 from align.pairs.rejection import unscored
 from align.pairs.score import ATTRIBUTES, Group, Rated, Rule, failure, group_of, in_fraction, pick, too_few
 from align.settings import Pairs
-from annotate.records import Annotated, Example, Failure, Prompt, Reason, replace
+from annotate.records import Annotated, Example, Failure, Prompt, Reason, Turn
 
 NVIDIA = "\n<extra_id_2>{labels}"
 
@@ -83,11 +83,15 @@ def conditioned(group: Group, rule: Rule) -> list[Example] | list[Failure]:
 
 
 def _example(prompt: Prompt, rated: Rated, settings: Pairs) -> Example:
-    *before, last = prompt.turns
-    turns = (*before, replace(last, text=last.text + conditioning(rated.scores, settings)))
+    last = prompt.turns[-1]
+    asked = Turn(role=last.role, text=last.text + conditioning(rated.scores, settings), images=last.images)
     return Example.of(
         prompt=Prompt.of(
-            turns, source=prompt.source, source_id=prompt.source_id, reference=prompt.reference, meta=prompt.meta
+            (*prompt.turns[:-1], asked),
+            source=prompt.source,
+            source_id=prompt.source_id,
+            reference=prompt.reference,
+            meta=prompt.meta,
         ),
         completion=rated.completion.text,
         source="steerlm",

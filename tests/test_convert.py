@@ -1,0 +1,151 @@
+"""`align convert`: from each format of pairs to each other, the prompts, images and answers stay what they were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+import align.cli
+from align.formats import formats
+from align.formats.reading import read_file
+from align.formats.store import ImageStore
+from align.formats.writing import write_file
+from annotate.errors import UserError
+from annotate.jsonl import read_records, write_records
+from annotate.records import Completion, Failure, Image, PreferencePair, Prompt, Turn
+
+PAIR_FORMATS = sorted(f.name for f in formats().values() if f.kinds[0] == "pairs" and f.read and f.write)
+
+
+def photo(folder: Path, name: str, colour: str) -> None:
+    folder.mkdir(exist_ok=True)
+    Pillow.new("RGB", (8, 6), colour).save(folder / name)
+
+
+def pair(question: str, image: Image | None, chosen: str, rejected: str) -> PreferencePair:
+    turn = Turn(role="user", text=f"<image>\n{question}" if image else question, images=(image,) if image else ())
+    prompt = Prompt.of((turn,))
+    better, worse = (
+        Completion.of(prompt_id=prompt.id, model="unknown", index=i, text=text)
+        for i, text in enumerate((chosen, rejected))
+    )
+    return PreferencePair.of(prompt=prompt, chosen=better, rejected=worse, margin=None, rule="by hand")
+
+
+def the_pairs(folder: Path) -> list[PreferencePair]:
+    photo(folder, "cat.png", "red")
+    photo(folder, "dog.png", "blue")
+    store = ImageStore(root=folder)
+    return [
+        pair("What is it?", store.named("cat.png"), "A cat.", "A dog."),
+        pair("Wo schläft er?\nSag es kurz.", store.named("dog.png"), "Im Körbchen 🐕.", "Nirgends."),
+    ]
+
+
+def run(*words: object) -> int:
+    return align.cli.main([str(word) for word in words])
+
+
+def content(pairs: list[PreferencePair]) -> set[tuple[str, str, str]]:
+    return {(p.prompt.id, p.chosen.text, p.rejected.text) for p in pairs}
+
+
+@pytest.mark.parametrize("target", PAIR_FORMATS)
+@pytest.mark.parametrize("source", PAIR_FORMATS)
+def test_from_each_format_to_each_other(tmp_path: Path, source: str, target: str) -> None:
+    pairs = the_pairs(tmp_path / "photos")
+    forms = formats()
+    first = tmp_path / f"first.{forms[source].container}"
+    write_file(pairs, first, forms[source], images=ImageStore(root=tmp_path / "photos"))
+    # as a user does it: the images of the first file are embedded, or lie in photos/
+    shutil.copytree(tmp_path / "photos", tmp_path / "pictures")
+    second = tmp_path / f"second.{forms[target].container}"
+    assert run("convert", first, second, "--from", source, "--to", target,
+               "--image-root", tmp_path / "photos", "--image-dir", tmp_path / "pictures", "-q") == 0  # fmt: skip
+    again = read_file(second, form=target, images=ImageStore(root=tmp_path / "pictures", folder=tmp_path / "pictures"))
+    assert content(list(again)) == content(pairs)
+
+
+def test_shards_become_one_file_and_the_count_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rows in {"a": ["1", "2"], "b": ["3"]}.items():
+        told = [{"prompt": text, "chosen": "yes", "rejected": "no"} for text in rows]
+        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+    out = tmp_path / "all.jsonl"
+    assert (
+        run("convert", tmp_path / "a.json", tmp_path / "b.json", out, "--from", "vl_rlhf", "--to", "mmalign", "--json")
+        == 0
+    )
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["rows"], told["records"], told["failures"]) == (3, 3, 0)
+    assert [p.prompt.turns[0].text for p in read_records(out, PreferencePair)] == ["1", "2", "3"]
+
+
+BAD = [
+    {"prompt": "1", "chosen": "yes", "rejected": "no"},
+    {"prompt": "2", "chosen": "", "rejected": "no"},
+    {"prompt": "3", "chosen": "yes"},
+]
+
+
+def test_every_bad_row_is_named_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "a.json", tmp_path / "out" / "b.jsonl"
+    source.write_text(json.dumps(BAD))
+    assert run("convert", source, out, "--from", "vl_rlhf", "--to", "mmalign") == 2
+    said = capsys.readouterr().err
+    assert f"{source} row 2: chosen: empty answer" in said and f"{source} row 3: rejected: missing" in said
+    assert not out.exists() and "Traceback" not in said
+
+
+def test_bad_rows_may_be_left_out_and_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "a.json", tmp_path / "b.jsonl"
+    source.write_text(json.dumps(BAD))
+    assert run("convert", source, out, "--from", "vl_rlhf", "--to", "mmalign", "--invalid", "skip") == 0
+    assert "1 rows of mmalign, from 1 records; 2 left out" in capsys.readouterr().out
+    failures = list(read_records(tmp_path / "b.jsonl.failures.jsonl", Failure))
+    assert [f.record_id for f in failures] == ["a.json row 2", "a.json row 3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["a.json"], "say where the result is to go"),
+        (["a.json", "a.json", "--to", "povid"], "is both read and written"),
+        (["a.json", "b.json", "--to", "povdi"], "did you mean 'povid'?"),
+        (["none.json", "b.json", "--to", "povid"], "none.json: cannot be read"),
+        (["odd.json", "b.json", "--to", "povid"], "no format has the keys of its first row (x, y)"),
+        (["a.json", "b.json", "--to", "povid", "--from", "vl_rlhf", "--image-root", "no_such"], "is not a folder"),
+        (["a.json", "b.json", "--to", "nemo_steerlm", "--from", "vl_rlhf"], "holds annotated"),
+        (["a.json", "b.json", "--to", "ultrafeedback", "--from", "vl_rlhf"], "is only read"),
+    ],
+)
+def test_mistakes_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.json").write_text(json.dumps(BAD[:1]))
+    Path("odd.json").write_text('[{"x": 1, "y": 2}]')
+    if "--to" not in words:
+        words = [*words, "--to", "povid"]
+    assert run("convert", *words) == 2
+    assert says in capsys.readouterr().err and not Path("b.json").exists()
+
+
+def test_images_that_were_not_opened_keep_two_questions_apart(tmp_path: Path) -> None:
+    rows = [{"image": f"{i}.jpg", "prompt": "What is it?", "chosen": "A cat.", "rejected": "No."} for i in range(2)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert run("convert", tmp_path / "a.json", tmp_path / "b.jsonl", "--to", "mmalign", "-q") == 0
+    pairs = list(read_records(tmp_path / "b.jsonl", PreferencePair))
+    assert [p.prompt.images[0].sha256 for p in pairs] == ["path:0.jpg", "path:1.jpg"]
+    assert pairs[0].prompt.id != pairs[1].prompt.id
+
+
+def test_a_file_of_prompts_is_no_file_of_pairs(tmp_path: Path) -> None:
+    write_records(tmp_path / "a.jsonl", [Prompt.of((Turn(role="user", text="Why?"),))])
+    with pytest.raises(UserError, match="povid holds pairs, not prompts"):
+        write_file(
+            read_file(tmp_path / "a.jsonl"), tmp_path / "b.json", formats()["povid"], images=ImageStore(root=None)
+        )

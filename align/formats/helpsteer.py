@@ -1,0 +1,139 @@
+r"""HelpSteer and HelpSteer2: one answer a row, with five ratings; `image` is ours.
+
+    {"prompt": "What is it?", "response": "A cat.", "helpfulness": 4, "correctness": 4, "coherence": 4,
+     "complexity": 0, "verbosity": 1, "image": "cat.jpg"}
+
+Rows with the same prompt and image are one `Annotated`, its completions in the order of their texts, so that the order
+of rows in a file changes nothing. The two sets have the same columns and the same scales, 0 to 4; say `helpsteer2` for
+rows that were rated by the second guide. `image` is a path, or a list of them; without a placeholder in the prompt they
+stand before it. A prompt of several turns is one text, cut at `\n<extra_id_1>Assistant\n` and `\n<extra_id_1>User\n`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from align.formats.format import Format, Images, Made, Row
+from align.formats.messages import Spoken, images_of
+from align.formats.parts import prompt_from, text_in
+from align.formats.rated import Answer, annotated_of, shipped_rubric, whole_scores
+from annotate.errors import RecordError
+from annotate.records import IMAGE_PLACEHOLDER, Annotated, canonical_json
+
+ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+_OURS = ("prompt", "response", "image", *ATTRIBUTES)
+_MARKS: Mapping[str, str] = {"assistant": "\n<extra_id_1>Assistant\n", "user": "\n<extra_id_1>User\n"}
+
+
+def _recognises(row: Row) -> bool:
+    return {"prompt", "response", *ATTRIBUTES} <= set(row)
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def _group_key(row: Row) -> str:
+    """Prompt and images. Checks the whole row, so that a fault is told where the row stands."""
+    text_in(row, "response")
+    _scores(row)
+    return canonical_json([text_in(row, "prompt"), _paths(row)])
+
+
+def _paths(row: Row) -> list[Any]:
+    value = row.get("image")
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _scores(row: Row) -> dict[str, int]:
+    scores = {}
+    for name in ATTRIBUTES:
+        if name not in row:
+            raise RecordError(f"{name}: missing; every row has the five ratings {', '.join(ATTRIBUTES)}")
+        value = row[name]
+        if type(value) is not int or not 0 <= value <= 4:
+            raise RecordError(f"{name}: {value!r} is not a whole number from 0 to 4; write it as one, or drop the row")
+        scores[name] = value
+    return scores
+
+
+def _read_group(rows: Sequence[Row], images: Images, *, rubric: str) -> Sequence[Made]:
+    # the order of rows in a file is no property of the data, and an index is part of a completion's id
+    ordered = sorted(rows, key=lambda row: (text_in(row, "response"), [_scores(row)[name] for name in ATTRIBUTES]))
+    shown = images_of(_paths(ordered[0]), images, "image")
+    text = text_in(ordered[0], "prompt")
+    if IMAGE_PLACEHOLDER not in text:
+        text = (IMAGE_PLACEHOLDER + "\n") * len(shown) + text
+    beyond = [{key: value for key, value in row.items() if key not in _OURS} for row in ordered]
+    meta = {"helpsteer": {"rows": beyond}} if any(beyond) else {}
+    prompt = prompt_from(_turns(text), shown, where="prompt", meta=meta)
+    answers = [Answer(text=row["response"], model="unknown", scores=_scores(row)) for row in ordered]
+    return [annotated_of(prompt, answers, rubric=shipped_rubric(rubric), backend="human", model="human")]
+
+
+def _turns(text: str) -> list[Spoken]:
+    """The turns of a prompt; all of it is one where the marks do not alternate."""
+    texts = re.split("|".join(map(re.escape, _MARKS.values())), text)
+    turns: list[Spoken] = [("assistant" if i % 2 else "user", said) for i, said in enumerate(texts)]
+    whole = len(texts) % 2 == 1 and _joined(turns) == text and all(said.strip() for _, said in turns)
+    return turns if whole else [("user", text)]
+
+
+def _joined(turns: Sequence[Spoken]) -> str:
+    return turns[0][1] + "".join(_MARKS[role] + text for role, text in turns[1:])
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def _write(record: Made, images: Images) -> Sequence[dict[str, Any]]:
+    assert isinstance(record, Annotated)
+    turns: list[Spoken] = [(turn.role, turn.text) for turn in record.prompt.turns]
+    if turns[0][0] == "system":
+        raise RecordError(
+            "prompt: begins with a system turn, for which HelpSteer has no place; put it into the question"
+        )
+    text = _joined(turns)
+    if _turns(text) != turns:
+        raise RecordError("prompt: a turn holds HelpSteer's mark between turns, <extra_id_1>; write it otherwise")
+    paths = [image.path for image in record.prompt.images]
+    prompt = {"prompt": text, **({"image": paths[0] if len(paths) == 1 else paths} if paths else {})}
+    beyond = _beyond(record)
+    rows = []
+    for completion, scores, more in zip(record.completions, whole_scores(record, "HelpSteer"), beyond, strict=True):
+        if set(scores) != set(ATTRIBUTES):
+            raise RecordError(f"scores: HelpSteer has {', '.join(ATTRIBUTES)}, these are {', '.join(scores)}")
+        rows.append({**prompt, "response": completion.text, **{n: scores[n] for n in ATTRIBUTES}, **more})
+    return rows
+
+
+def _beyond(record: Annotated) -> Sequence[Mapping[str, Any]]:
+    """Further columns of each row, as long as there are as many rows."""
+    found = record.prompt.meta.get("helpsteer")
+    rows = found.get("rows") if isinstance(found, Mapping) else None
+    return rows if isinstance(rows, list) and len(rows) == len(record.completions) else [{}] * len(record.completions)
+
+
+def _format(name: str, title: str, recognises: Callable[[Row], bool]) -> Format:
+    return Format(
+        name=name,
+        title=title,
+        layout="huggingface.co/datasets/nvidia/HelpSteer df900ab, nvidia/HelpSteer2 282267c: README.md; "
+        "NVIDIA/NeMo-Aligner af2b3bd9: examples/nlp/data/steerlm/preprocess_helpsteer{,2}_data.py",
+        kinds=("annotated",),
+        container="jsonl",
+        recognises=recognises,
+        group_key=_group_key,
+        read_group=partial(_read_group, rubric=name),
+        write=_write,
+    )
+
+
+FORMATS = (
+    _format("helpsteer", "HelpSteer ratings, one answer a row; with `image`, also of what is shown", _recognises),
+    _format(
+        "helpsteer2", "the same columns, rated by HelpSteer2's guide (say so: the columns do not)", lambda row: False
+    ),
+)

@@ -1,0 +1,83 @@
+"""Ratings made elsewhere, as an `Annotated`: one annotation over all completions of a prompt that were rated.
+
+    {"helpfulness": 3, "correctness": 4, ...}  ->  Rating(completion_id="6f0c…", scores={"helpfulness": 3, ...})
+
+A completion without scores stays among the completions, unrated: that is data, not a score of zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from annotate.errors import RecordError
+from annotate.records import Annotated, Annotation, Completion, Prompt, Rating, Rubric, content_id, sha256_of
+from annotate.rubric import load_rubric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One completion as a file has it."""
+
+    text: str
+    model: str
+    scores: dict[str, int] = field(default_factory=dict)
+    """Empty where it was not rated."""
+    rationale: str = ""
+
+
+@cache
+def shipped_rubric(name: str) -> Rubric:
+    """Scales and sha256 of a rubric of ours: what raters elsewhere read said the same of its attributes and ranges."""
+    return load_rubric(name)[0]
+
+
+def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, backend: str, model: str) -> Annotated:
+    """The prompt with its answers. Raises `RecordError` where a score is outside of the rubric."""
+    try:
+        completions = tuple(
+            Completion.of(prompt_id=prompt.id, model=answer.model, index=index, text=answer.text)
+            for index, answer in enumerate(answers)
+        )
+    except UnicodeEncodeError:
+        raise RecordError("an answer holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from None
+    ratings = []
+    for completion, answer in zip(completions, answers, strict=True):
+        if answer.scores:
+            rubric.check(answer.scores, f"completions[{completion.index}]")
+            ratings.append(Rating(completion_id=completion.id, scores=answer.scores, rationale=answer.rationale))
+    if not ratings:
+        return Annotated(prompt=prompt, completions=completions, annotations=())
+    said = sha256_of([backend, model, rubric.name, prompt.id, [[r.completion_id, r.scores] for r in ratings]])
+    annotation = Annotation(
+        id=content_id(["annotation", said]),
+        prompt_id=prompt.id,
+        mode="listwise",
+        pass_index=0,
+        shown_order=tuple(rating.completion_id for rating in ratings),
+        ratings=tuple(ratings),
+        backend=backend,
+        model=model,
+        rubric=rubric.name,
+        rubric_sha256=rubric.sha256,
+        request_sha256=said,
+    )
+    return Annotated(prompt=prompt, completions=completions, annotations=(annotation,))
+
+
+def whole_scores(record: Annotated, form: str) -> list[dict[str, int]]:
+    """The scores of each completion as points of the scale: means of several passes are rounded, half up.
+
+    That is how HelpSteer2 came from its several raters (arXiv:2406.08673, section 2). Raises `RecordError` where a
+    completion was not rated, which a flat row cannot say.
+    """
+    by_id = record.scores()
+    for completion in record.completions:
+        if completion.id not in by_id:
+            raise RecordError(
+                f"completion {completion.index} is not rated, and every row of {form} has scores; annotate it again, "
+                "or leave the prompt out"
+            )
+    return [{name: math.floor(mean + 0.5) for name, mean in by_id[c.id].items()} for c in record.completions]

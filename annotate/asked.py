@@ -13,6 +13,7 @@ from annotate.gate import spelled
 from annotate.keys import scrub
 from annotate.lanes import Lane
 from annotate.limits import insist
+from annotate.pixels import UnreadableImage, is_sent_as_it_is, to_send
 from annotate.protocol import Annotator, Outcome, Reply, Request
 from annotate.records import Prompt, Reason
 
@@ -165,7 +166,18 @@ class Asked:
         images = _images(self.request.prompt, self.run.read_image)
         if isinstance(images, Reply):
             return _at_once(images)
-        return annotator.reply(replace(self.request, images=tuple(images)))
+        if all(map(is_sent_as_it_is, images)):
+            return annotator.reply(replace(self.request, images=tuple(images)))
+        return self._ask_redrawn(annotator, images)
+
+    async def _ask_redrawn(self, annotator: Annotator, images: list[bytes]) -> Reply:
+        """Where an image is not to be sent as it is; drawn beside the loop, which a large one would hold up."""
+        try:
+            shown = await asyncio.to_thread(lambda: tuple(map(to_send, images)))
+        except UnreadableImage as error:
+            return _no_image(Reason.IMAGE_UNREADABLE, f"an image {error}")
+        images.clear()
+        return await annotator.reply(replace(self.request, images=shown))
 
     def _leave(self) -> None:
         if self.lane is not None:

@@ -19,6 +19,7 @@ from align.evaluate.models import Contestant
 from align.evaluate.suite import Suite
 from align.models.template import render
 from annotate.errors import UserError
+from annotate.pixels import UnreadableImage, rgb
 from annotate.records import IMAGE_PLACEHOLDER, Image, Reason, Turn, sha256_of
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ class _Talk:
         except UserError as error:
             self._fault(row, Reason.INVALID_INPUT, str(error))
             return None
+        except UnreadableImage as error:
+            self._fault(row, Reason.IMAGE_UNREADABLE, f"its image {error}")
+            return None
         except OSError as error:
             self._fault(row, Reason.IMAGE_UNREADABLE, error.strerror or type(error).__name__)
             return None
@@ -129,8 +133,7 @@ class _Talk:
             return path
         from PIL import Image as Pillow
 
-        with Pillow.open(path) as original:
-            width, height = original.size
+        width, height = rgb(path).size
         blank = self.workspace / f"blank-{width}x{height}.png"
         if not blank.is_file():
             part = blank.with_suffix(".part")

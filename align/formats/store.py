@@ -13,16 +13,14 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
-from align.formats.images import check_images
+from align.formats.images import check_bytes, check_image, inside
 from annotate.errors import RecordError
 from annotate.records import Image
 
 UNOPENED = "path:"
 MAX_PIXELS = 50_000_000
-_ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm"}
 
 
 @dataclass(kw_only=True)
@@ -47,7 +45,7 @@ class ImageStore:
     def _looked_up(self, path: str) -> Image | str:
         if self.root is None:
             return Image(path=path, sha256=UNOPENED + path)
-        checked = check_images(self.root, [path], max_pixels=self.max_pixels)[path]
+        checked = check_image(self.root, path, max_pixels=self.max_pixels)
         return checked.fault or Image(path=path, sha256=checked.sha256)
 
     def embedded(self, data: bytes, name: str = "") -> Image:
@@ -61,17 +59,10 @@ class ImageStore:
         return found
 
     def _kept(self, data: bytes, sha256: str) -> Image | str:
-        from PIL import Image as Pillow
-        from PIL import UnidentifiedImageError
-
-        from align.formats.images import FORMATS
-
-        try:
-            with Pillow.open(BytesIO(data), formats=FORMATS) as image:
-                ending = _ENDINGS.get(image.format or "", "bin")
-        except (UnidentifiedImageError, OSError, SyntaxError, Pillow.DecompressionBombError) as error:
-            return f"its {len(data)} bytes are not an image ({error})"
-        name = f"{sha256}.{ending}"
+        checked = check_bytes(data, max_pixels=self.max_pixels)
+        if checked.fault:
+            return checked.fault
+        name = f"{sha256}.{checked.ending}"
         if self.folder is not None and not (self.folder / name).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = self.folder / f".{name}.{os.getpid()}.tmp"
@@ -82,7 +73,7 @@ class ImageStore:
     def bytes_of(self, image: Image) -> bytes:
         """The bytes of an image. Raises `RecordError` where there is no such file, or it was changed."""
         for folder in (self.folder, self.root):
-            file = folder / image.path if folder is not None else None
+            file = inside(folder, image.path) if folder is not None else None
             if file is not None and file.is_file():
                 data = file.read_bytes()
                 if not image.sha256.startswith(UNOPENED) and hashlib.sha256(data).hexdigest() != image.sha256:

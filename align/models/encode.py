@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.models import template
 from annotate.errors import UserError
+from annotate.pixels import rgb
 from annotate.records import IMAGE_PLACEHOLDER, Turn
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Encoder:
     def _process(self, text: str, images: Sequence[Path]) -> Encoded:
         """Text and images through the model's own processor, which widens the placeholders."""
         assert self.processor is not None
-        opened = [_open(path) for path in images]
+        opened = [rgb(path) for path in images]
         out = self.processor(text=[text], images=opened, add_special_tokens=False, return_tensors="pt")
         shape = tuple(out["input_ids"].shape)
         rest = {name: value for name, value in out.items() if name not in ("input_ids", "attention_mask")}
@@ -219,10 +220,3 @@ def _content_blocks(turn: Turn) -> list[dict[str, str]]:
         if text:
             blocks.append({"type": "text", "text": text})
     return blocks
-
-
-def _open(path: Path) -> Any:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.convert("RGB")

@@ -23,6 +23,7 @@ from align.models.encode import Encoded, Encoder, left_pad, to_device
 from align.models.judge_model import load_judge
 from align.models.pens import FormPen, Pen, Step, Writing, form_of, n_tokens, steps_of
 from annotate.errors import UserError
+from annotate.pixels import UnreadableImage, rgb
 from annotate.protocol import Message, Outcome, Reply, Request
 from annotate.records import IMAGE_PLACEHOLDER, Image, Reason, Turn, canonical_json
 
@@ -311,14 +312,11 @@ def _special_texts(tokenizer: Any, processor: Any) -> re.Pattern[str]:
 
 def _undecodable(images: Sequence[bytes]) -> str:
     """What is wrong with the first image that cannot be decoded; empty where all can."""
-    import PIL.Image
-
     for number, data in enumerate(images, 1):
         try:
-            with PIL.Image.open(io.BytesIO(data)) as image:
-                image.convert("RGB")
-        except Exception as error:
-            return f"image {number} cannot be decoded ({type(error).__name__})"
+            rgb(io.BytesIO(data))
+        except UnreadableImage as error:
+            return f"image {number} cannot be decoded: it {error}"
     return ""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.report.gather import Findings
+from annotate.pixels import rgb
 from annotate.records import Annotated, PreferencePair
 
 THUMBNAIL = 240
@@ -91,16 +92,11 @@ def make_card(row: Annotated, pair: PreferencePair | None, findings: Findings) -
 
 def thumbnail(path: Path, limit: int) -> str:
     """The image as a small PNG in a `data:` URI; nothing where it has gone or is too large to open."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > limit:
-                return ""
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-    except (OSError, ValueError):
+        small = rgb(path, max_pixels=limit)
+    except OSError:
         return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
     stream = io.BytesIO()
     small.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -20,6 +20,7 @@ from align.models.digest import TEMPLATE_SHA256
 from align.sample.batches import plan_batches
 from align.settings import Sample
 from annotate.errors import UserError
+from annotate.pixels import UnreadableImage
 from annotate.records import Completion, Failure, Prompt, Reason, sha256_of
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
@@ -135,6 +136,8 @@ class SampleWork:
             length = len(loaded.encoder.prompt(prompt.turns, self._paths(prompt)).ids)
         except UserError as error:
             return _failure(prompt, Reason.INVALID_INPUT, str(error))
+        except UnreadableImage as error:
+            return _failure(prompt, Reason.IMAGE_UNREADABLE, f"an image {error}")
         except (OSError, ValueError) as error:  # its text may hold the path of this machine: not for an output
             return _failure(prompt, Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(error).__name__})")
         limit = loaded.n_positions

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image as PIL
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -23,6 +22,7 @@ from align.settings import ConnectSettings
 from align.train.base import IGNORED, Progress, fit, passes
 from align.train.rows import Patches
 from annotate.errors import MmalignError
+from annotate.pixels import rgb
 
 NORM_WEIGHT = 0.1
 
@@ -37,8 +37,7 @@ class Slot:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    with PIL.open(path) as image:
-        return np.array(image.convert("RGB"))
+    return np.array(rgb(path))
 
 
 def build_slots(rows: Sequence[Patches], tokenizer: PreTrainedTokenizerFast, table: torch.Tensor) -> list[Slot]:

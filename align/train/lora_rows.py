@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotate.errors import UserError
+from annotate.pixels import UnreadableImage
 from annotate.records import Example, Failure, PreferencePair, Prompt, Reason, sha256_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _fault(row: TrainRow, encoder: Encoder, limit: int | None) -> tuple[Reason, 
         longest = max(len(encoder.completion(row.prompt.turns, text)) for text in row.completions)
     except UserError as error:
         return Reason.INVALID_INPUT, str(error)
+    except UnreadableImage as error:
+        return Reason.IMAGE_UNREADABLE, f"an image {error}"
     except (OSError, ValueError) as error:  # its text may hold a path of this machine
         return Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(error).__name__})"
     if limit is not None and len(prompt.ids) + longest > limit:

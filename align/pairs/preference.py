@@ -37,6 +37,8 @@ from align.pairs.score import (
     in_fraction,
     pick,
     too_few,
+)
+from align.pairs.score import (
     widest_difference as widest_difference,
 )
 from align.settings import Pairs

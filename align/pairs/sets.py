@@ -1,7 +1,8 @@
 """All training sets of one prompt, and the table of what sets there are: read by files, stage and dataset card alike.
 
     Maker(Pairs(), seed=0)(row)
-    ->  Made(source="digits", widest=7.0, sets={"preference": [PreferencePair], "steerlm": [Example, ...], ...})
+    ->  Made(source="digits", widest=7.0, left_out={},
+             sets={"preference": [PreferencePair], "steerlm": [Example, ...], "rejection": [Example]})
 
 A set of a prompt is its records, or exactly one Failure that says why there is none.
 """
@@ -9,6 +10,7 @@ A set of a prompt is its records, or exactly one Failure that says why there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from align.pairs.hindsight import in_hindsight
@@ -17,15 +19,13 @@ from align.pairs.rejection import best_of
 from align.pairs.score import Group, Rule, group_of, widest_difference
 from align.pairs.steerlm import conditioned
 from align.settings import Pairs
-from annotate.records import Annotated, Example, Failure, PreferencePair, Reason
-
-Rows = Sequence[PreferencePair] | Sequence[Example] | Sequence[Failure]
+from annotate.records import Annotated, PreferencePair, Reason, Record, replace
 
 
 class TrainingSet(NamedTuple):
     """How the rows of one set are made from a prompt, and what they are for."""
 
-    of: Callable[[Group, Rule], Rows]
+    of: Callable[[Group, Rule], Sequence[Record]]
     purpose: str
 
 
@@ -56,8 +56,10 @@ class Made(NamedTuple):
     source: str
     widest: float | None
     """Points between the best and the worst completion; None where fewer than two can be compared by score."""
-    sets: dict[str, Rows]
+    sets: dict[str, list[Record]]
     """Name -> rows, for the sets that the settings name, in the order of `SETS`."""
+    left_out: dict[str, int]
+    """Option -> pairs that the rule gives and it takes away, where `max_pairs` or `length_gap` is set."""
 
 
 class Maker:
@@ -66,6 +68,12 @@ class Maker:
     def __init__(self, settings: Pairs, *, seed: int) -> None:
         self.rule = Rule(settings, seed=seed)
         self.sets = {name: made.of for name, made in SETS.items() if name in settings.sets}
+        self.looser = dict[str, Rule]()
+        """Option -> the rule without it and without those that come after it."""
+        if settings.max_pairs is not None:
+            self.looser["max_pairs"] = Rule(replace(settings, max_pairs=None, length_gap=None), seed=seed)
+        if settings.length_gap is not None:
+            self.looser["length_gap"] = Rule(replace(settings, length_gap=None), seed=seed)
 
     def __call__(self, row: Annotated) -> Made:
         rule = self.rule
@@ -74,5 +82,11 @@ class Maker:
         return Made(
             row.prompt.source,
             widest_difference(group.rated) if comparable else None,
-            {name: of(group, rule) for name, of in self.sets.items()},
+            {name: list(of(group, rule)) for name, of in self.sets.items()},
+            self._left_out(group) if self.looser else {},
         )
+
+    def _left_out(self, group: Group) -> dict[str, int]:
+        rules = (*self.looser.values(), self.rule)
+        counts = [sum(isinstance(made, PreferencePair) for made in pairs_of(group, rule)) for rule in rules]
+        return {option: more - fewer for option, (more, fewer) in zip(self.looser, pairwise(counts), strict=True)}

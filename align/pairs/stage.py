@@ -14,10 +14,13 @@ from functools import cached_property
 from pathlib import Path
 
 from align.context import Context
-from align.pairs.build import Account, conditioning_json, sets_of, sorted_out
+from align.pairs.build import Account, conditioning_json, sorted_out
 from align.pairs.card import dataset_card
+from align.pairs.lengths import balanced
 from align.pairs.score import check_settings
+from align.pairs.sets import Maker
 from align.settings import Annotate, Pairs
+from annotate.errors import UserError
 from annotate.records import Annotated, Record, Rubric, canonical_json
 from annotate.rubric import load_rubric
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
@@ -46,12 +49,14 @@ class PairsWork:
 
     @cached_property
     def _built(self) -> tuple[dict[str, list[Record]], Account]:
-        files: dict[str, list[Record]] = {"preference": [], "steerlm": [], "rejection": [], "failures": []}
-        account = Account(self.settings, prompts=self.prompts)
+        settings = balanced(self.rows, self.settings, seed=self.seed)
+        maker = Maker(settings, seed=self.seed)
+        files: dict[str, list[Record]] = {name: [] for name in (*maker.sets, "failures")}
+        account = Account(settings, prompts=self.prompts)
         for row in self.rows:
-            made = sets_of(row, self.settings, seed=self.seed)
-            account.add(row, made)
-            for name, record in sorted_out(made):
+            made = maker(row)
+            account.add(row, made.sets)
+            for name, record in sorted_out(made.sets):
                 files[name].append(record)
         return files, account
 
@@ -70,7 +75,7 @@ class PairsWork:
                 **{f"{name}.jsonl": records for name, records in files.items()},
                 "conditioning.json": conditioning_json(self.rubric, self.settings),
                 "funnel.json": account.to_json(),
-                "card.md": dataset_card(account.to_json(), self.settings),
+                "card.md": dataset_card(account.to_json(), account.settings),
             },
             units=total["annotated"],
             outputs=total["kept"],
@@ -87,6 +92,9 @@ def work(context: Context) -> PairsWork:
     recipe = context.recipe
     settings, annotate = recipe.pairs or Pairs(), recipe.annotate or Annotate()
     check_settings(settings)
+    for name in ("steerlm", "rejection"):
+        if context.has(name) and name not in settings.sets:
+            raise UserError(f"pairs.sets: {list(settings.sets)} is without {name}, which the stage {name} trains on")
     return PairsWork(
         rows=context.records("annotate", "annotated.jsonl", Annotated),
         prompts=dict(sorted(Counter(prompt.source for prompt in context.prompts().prompts).items())),

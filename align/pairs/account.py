@@ -1,0 +1,119 @@
+"""Where every prompt went: the funnel beside the training sets.
+
+    {"total": {"annotated": 4, "rated": 4, "margin": 3, "kept": 3}, "sources": {"charts": {...}},
+     "failures": {"no_margin": 1}, "widest_difference": {"0": 1, "5": 3},
+     "sets": {"preference": {"rows": 3, "prompts": 3, "failures": {"no_margin": 1}}, "steerlm": {...}, ...}}
+
+`rated`: two completions or more can be compared. `margin`: two that say different things differ by the margin. `kept`:
+not left out by `ties: skip` or `fraction`. `widest_difference`: whole points between best and worst -> prompts. The
+difference between two neighbours is explained by `failures`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from align.pairs.sets import LOST_BEFORE, STEPS, Made
+from align.settings import Pairs
+from annotate.errors import UserError
+from annotate.records import Failure, Reason
+
+
+class Account:
+    """Fed one prompt at a time; accounts of parts of a file add up by `update`."""
+
+    def __init__(self, settings: Pairs, *, prompts: Mapping[str, int] | None = None) -> None:
+        self.settings = settings
+        self.prompts = prompts
+        """Prompts per source before annotation, where known."""
+        self.ended: Counter[tuple[str, Reason | None]] = Counter()
+        """(source, why there is no pair) -> prompts."""
+        self.widest: Counter[int] = Counter()
+        self.rows: Counter[str] = Counter()
+        self.fruitful: Counter[str] = Counter()
+        """Set -> prompts that gave it rows."""
+        self.failed: Counter[tuple[str, Reason]] = Counter()
+
+    def add(self, made: Made) -> None:
+        """Count what a `Maker` made of one prompt."""
+        lost = None
+        for name, rows in made.sets.items():
+            first = rows[0]
+            if isinstance(first, Failure):
+                self.failed[name, first.reason] += 1
+                if name == "preference":
+                    lost = first.reason
+            else:
+                self.rows[name] += len(rows)
+                self.fruitful[name] += 1
+        self.ended[made.source, lost] += 1
+        if made.widest is not None:
+            self.widest[math.floor(made.widest)] += 1
+
+    def update(self, part: Account) -> None:
+        """Add the account of another part of the same file."""
+        for name in ("ended", "widest", "rows", "fruitful", "failed"):
+            getattr(self, name).update(getattr(part, name))
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Reason -> prompts without a pair."""
+        return self._failures("preference")
+
+    @property
+    def pairs(self) -> int:
+        return self.rows["preference"]
+
+    def total(self) -> dict[str, int]:
+        """The funnel over all sources."""
+        return self._counts(self._sources())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "total": self.total(),
+            "sources": {source: self._counts({source}) for source in sorted(self._sources())},
+            "failures": self.failures,
+            "widest_difference": {str(points): n for points, n in sorted(self.widest.items())},
+            "sets": {
+                name: {"rows": self.rows[name], "prompts": self.fruitful[name], "failures": self._failures(name)}
+                for name in self.settings.sets
+            },
+        }
+
+    def _sources(self) -> set[str]:
+        return {*(source for source, _ in self.ended), *(self.prompts or ())}
+
+    def _failures(self, name: str) -> dict[str, int]:
+        return dict(sorted((reason.value, n) for (of, reason), n in self.failed.items() if of == name))
+
+    def _counts(self, sources: set[str]) -> dict[str, int]:
+        known = {} if self.prompts is None else {"prompts": sum(self.prompts.get(source, 0) for source in sources)}
+        steps = dict.fromkeys(STEPS, 0)
+        for (source, lost), n in self.ended.items():
+            if source in sources:
+                for step in STEPS if lost is None else STEPS[: STEPS.index(LOST_BEFORE[lost])]:
+                    steps[step] += n
+        return {**known, **steps}
+
+    def require_pairs(self) -> None:
+        """Raise `UserError` if no prompt gave a pair: there would be nothing to train on."""
+        if self.pairs:
+            return
+        annotated = self.total()["annotated"]
+        if not annotated:
+            raise UserError("no pair: not one prompt was annotated; see the failures of `annotate`")
+        if self.failures.get(Reason.UNRATED.value) == annotated:
+            raise UserError(
+                "no pair: the annotations hold no scores to choose by; pairwise ones only compare. "
+                "Annotate with mode listwise or pointwise, or pair by what they say: basis: preferences"
+            )
+        why = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+        spread = ", ".join(f"{points}: {n}" for points, n in sorted(self.widest.items())) or "none could be compared"
+        raise UserError(
+            f"no pair above the margin: pairs.min_margin is {self.settings.min_margin:g}, and none of {annotated} "
+            f"annotated prompt(s) gave a pair ({why}). Points between the best and the worst completion of a prompt: "
+            f"{spread} (points: prompts). Lower pairs.min_margin, or sample completions that differ more"
+        )

@@ -1,0 +1,192 @@
+"""`align doctor FILE... | RECIPE`: what is wrong with a preference data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.console import Bar, Console
+from annotate.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from align.overlap import Overlap
+
+EXAMPLES = """examples:
+  align doctor preference.jsonl
+  align doctor annotated.jsonl preference.jsonl             scores and pairs together: drift can be known
+  align doctor rlaif_v.parquet --form rlaif_v --out doctor
+  align doctor recipes/demo.yaml                            what the run's finished stages annotate and pairs left
+  align doctor pairs.jsonl --image-root coco --against pope=llava_pope_test.jsonl,val2014 --against mt=question.jsonl
+  align doctor pairs.jsonl --fail-on max_length_win_rate=0.6 max_leakage=0 max_contradictions=0     exit 3 if broken
+
+thresholds of --fail-on (a figure that cannot be known breaks its limit; the limit itself is allowed):
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    from align.doctor.thresholds import table_text
+
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="annotated rows and pairs in any format, or a recipe and key=value"
+    )
+    parser.add_argument("--form", default="auto", metavar="FORMAT", help="what FILE is (default: its keys tell)")
+    parser.add_argument("--image-root", metavar="DIR", help="folder that image paths of FILE are relative to")
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="NAME=FILE[,IMAGE_ROOT]", help="an evaluation set to look for"
+    )
+    parser.add_argument(
+        "--ngram", type=int, action="append", metavar="N", help="words of an n-gram, the longest first (default: 13 8)"
+    )
+    parser.add_argument(
+        "--image-distance",
+        type=int,
+        default=5,
+        metavar="BITS",
+        help="bits of 64 two near images differ in (default: 5)",
+    )
+    parser.add_argument(
+        "--fail-on", nargs="+", action="extend", default=[], metavar="NAME=LIMIT", help="exit 3 where a limit is broken"
+    )
+    parser.add_argument(
+        "--fail-by",
+        choices=("estimate", "interval"),
+        default="estimate",
+        help="estimate: what the page shows decides; interval: the whole 95%% interval must lie beyond the limit",
+    )
+    parser.add_argument("--out", metavar="DIR", help="where doctor.json and doctor.html go (default: FILE.doctor)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of intervals and tests (default: 0)")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES + table_text()
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Examine; raises `UserError` for what cannot be read and `Stopped` where a limit is broken."""
+    from align.doctor import Collector, examine
+    from align.doctor.sets import Gallery, entry_of
+    from align.doctor.thresholds import read_limits
+
+    limits = read_limits(options.fail_on)
+    subject = _recipe(options) if _is_recipe(options.files[0]) else _files(options)
+    if subject.image_root is not None and not subject.image_root.is_dir():
+        raise UserError(f"--image-root: {subject.image_root} is not a folder; image paths are relative to it")
+    sets = _sets(options, console)
+    gallery = Gallery(subject.image_root, prints=bool(sets))
+    collector = Collector()
+    bad: list[str] = []
+    for path in subject.files:
+        for record in _records(path, options.form, gallery, bad, console):
+            collector.add(record)
+            if sets:
+                entry = entry_of(record, gallery)
+                for overlap in sets:
+                    overlap.add(entry)
+    if not collector.n_records:
+        raise UserError(*bad or [f"{subject.files[0]}: no records in it"])
+    report = examine(
+        collector.tables(), score=subject.score, leakage=[overlap.result() for overlap in sets], bad_rows=bad,
+        limits=limits, by=options.fail_by, funnel=subject.funnel, seed=options.seed,
+    )  # fmt: skip
+    return _tell(report, Path(options.out) if options.out else subject.out, console)
+
+
+def _tell(report: Mapping[str, Any], out: Path, console: Console) -> int:
+    from align.doctor.words import findings, limit_text, verdict_text
+    from align.report.doctor import doctor_page
+    from annotate.jsonl import write_text
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "doctor.html", doctor_page(report))
+    write_text(out / "doctor.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    console.result(
+        f"{verdict_text(report)}written to {out}", out=str(out), limits=report["limits"],
+        findings=[{"level": f.level, "topic": f.topic, "text": f.text} for f in findings(report)],
+    )  # fmt: skip
+    broken = [limit_text(checked) for checked in report["limits"] if checked["broken"]]
+    if broken:
+        raise Stopped("\n".join(["limits of --fail-on are broken:", *broken]))
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- what is examined
+
+
+class _Subject:
+    """The files, and what is known of them."""
+
+    def __init__(self, files: Sequence[Path], out: Path, image_root: Path | None) -> None:
+        self.files, self.out, self.image_root = files, out, image_root
+        self.score: Sequence[str] | Mapping[str, float] | None = None
+        self.funnel: Mapping[str, int] | None = None
+
+
+def _is_recipe(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")
+
+
+def _files(options: argparse.Namespace) -> _Subject:
+    files = [Path(name) for name in options.files]
+    out = files[0].with_name(f"{files[0].name}.doctor")
+    return _Subject(files, out, Path(options.image_root) if options.image_root else None)
+
+
+def _recipe(options: argparse.Namespace) -> _Subject:
+    """What the finished stages of a run left. Raises `UserError` where there is nothing yet."""
+    from align.recipe import load_recipe
+    from align.state import read_manifest
+
+    recipe = load_recipe(options.files[0], options.files[1:])
+    wanted = {"annotate": "annotated.jsonl", "pairs": "preference.jsonl"}
+    files = [recipe.folder / s / name for s, name in wanted.items() if read_manifest(recipe.folder / s) is not None]
+    if not files:
+        raise UserError(
+            f"{options.files[0]}: neither annotate nor pairs has run in {recipe.folder}; "
+            f"`align pairs {options.files[0]}` does both"
+        )
+    root = options.image_root or (recipe.prompts.image_root if recipe.prompts else None)
+    subject = _Subject(files, recipe.folder / "doctor", Path(root) if root else None)
+    subject.score = recipe.pairs.score if recipe.pairs and not isinstance(recipe.pairs.score, str) else None
+    funnel = recipe.folder / "pairs" / "funnel.json"
+    if funnel.exists():
+        subject.funnel = json.loads(funnel.read_text(encoding="utf-8"))["total"]
+    return subject
+
+
+def _records(path: Path, form: str, gallery: Any, bad: list[str], console: Console) -> Any:
+    from align.formats.reading import Fault, format_of, read_file
+
+    faults: list[Fault] = []
+    bar: Bar = console.bar(path.name, 0, 0)
+    try:
+        chosen = format_of(path, form)
+        yield from read_file(path, form=chosen.name, images=gallery, faults=faults, progress=lambda d, n: bar.set(d, n))
+    finally:
+        bar.close()
+        bad += map(str, faults)
+
+
+def _sets(options: argparse.Namespace, console: Console) -> list[Overlap]:
+    """The evaluation sets, indexed. Raises `UserError` with what is wrong with an option."""
+    from align.doctor.sets import load_set
+    from align.overlap import SIZES, Overlap
+
+    named: dict[str, tuple[Path, Path | None]] = {}
+    for option in options.against:
+        name, equals, rest = option.partition("=")
+        file, comma, root = rest.rpartition(",")
+        if not comma or Path(rest).exists():
+            file, root = rest, ""
+        if not (name and equals and file) or name in named:
+            raise UserError(f"--against {option}: write NAME=FILE or NAME=FILE,IMAGE_ROOT, each NAME once")
+        named[name] = (Path(file), Path(root) if root else None)
+    sizes = tuple(options.ngram or SIZES)
+    if min(sizes) < 2 or not 0 <= options.image_distance <= 32:
+        raise UserError("--ngram: at least 2 words; --image-distance: 0 to 32 bits")
+    made = []
+    for name, (file, root) in named.items():
+        console.tell("against", f"{name}: reading {file}", name=name, file=str(file))
+        questions = load_set(name, file, root)
+        made.append(Overlap(name, questions, sizes=sizes, distance=options.image_distance))
+    return made

@@ -1,0 +1,261 @@
+"""Records as columns: what the doctor keeps of each, and nothing more.
+
+    collector = Collector()
+    for record in read_file(path): collector.add(record)      # Prompt, Annotated, PreferencePair, Example, in any order
+    tables = collector.tables()                                # numpy arrays, sorted: the input's order is gone
+
+Held in memory, per record 30 bytes, per completion 40, per rating 30 and 4 for each attribute, per pair 100, per
+distinct word of the pairs about 150; no record and no text. Ids are kept as the 64 bits that their 16 hex digits are;
+other ids, and texts, as 64-bit hashes.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from align.overlap import words
+from annotate.records import Annotated, Annotation, Completion, Example, PreferencePair, Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Column = NDArray[Any]
+    Keys = NDArray[np.uint64]
+    Floats = NDArray[np.float64]
+
+KINDS = ("prompts", "annotated", "pairs", "examples")
+LONGEST_WORD = 40
+YES, NO = 1, -1
+_YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_PREFERENCES = {"first": 1, "second": -1, "tie": 0}
+
+
+def key_of(name: str) -> int:
+    """64 bits for an id: those its 16 hex digits are, or a hash."""
+    if len(name) == 16:
+        try:
+            return int(name, 16)
+        except ValueError:
+            pass
+    return _hash(name)
+
+
+def name_of(key: int) -> str:
+    """The id again."""
+    return f"{int(key):016x}"
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _folded(text: str) -> str:
+    """Without differences in spacing and case."""
+    return " ".join(text.casefold().split())
+
+
+def yes_or_no(text: str) -> int:
+    """1 where an answer begins with yes, -1 with no, 0 otherwise."""
+    found = _YES_NO.match(text)
+    return 0 if found is None else YES if found[1].lower() == "yes" else NO
+
+
+class _Rows:
+    """Columns that grow: a letter of `array` for each."""
+
+    def __init__(self, **kinds: str) -> None:
+        self.columns: dict[str, array[Any]] = {name: array(kind) for name, kind in kinds.items()}
+
+    def add(self, *values: float) -> None:
+        for column, value in zip(self.columns.values(), values, strict=True):
+            column.append(value)
+
+    def table(self, **given: Mapping[str, int]) -> dict[str, Column]:
+        """The columns as arrays, rows sorted by the first column, then the second, and so on.
+
+        `given` names columns of numbers that were handed out in the order of arrival: they become places in the
+        alphabet, so that nothing of that order is left.
+        """
+        import numpy as np
+
+        made = {name: np.array(column) for name, column in self.columns.items()}
+        for column, names in given.items():
+            place = {name: i for i, name in enumerate(sorted(names))}
+            made[column] = np.array([place[name] for name in names], dtype=np.intp)[made[column]]
+        rows = np.lexsort(list(made.values())[::-1])
+        return {name: column[rows] for name, column in made.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """All columns of all records; each table is a dictionary of arrays of one length."""
+
+    records: Mapping[str, Column]
+    """kind (place in KINDS), prompt, folded (hash of the folded texts with the images), source, images, polarity."""
+    completions: Mapping[str, Column]
+    """prompt, completion, folded, chars, words, yes, polarity; each completion once."""
+    ratings: Mapping[str, Column]
+    """prompt, annotation, slot, size, completion; each rating once."""
+    scores: Mapping[str, Floats]
+    """Attribute -> the score of each rating, NaN where it was not given."""
+    votes: Mapping[str, Column]
+    """prompt, annotation, vote: 1 first, -1 second, 0 tie; one row per pairwise annotation."""
+    pairs: Mapping[str, Column]
+    """prompt, chosen, rejected, texts and folded texts of both, chars and words of both, margin, yes of both, ..."""
+    sources: Sequence[str]
+    polarities: Sequence[str]
+    vocabulary: Mapping[str, Sequence[int]]
+    """Word -> occurrences in chosen and rejected, pairs with it in chosen and in rejected."""
+    counts: Mapping[str, int]
+    """images, images_unopened, annotations."""
+
+    @cached_property
+    def prompts(self) -> Keys:
+        """Every prompt once, sorted."""
+        import numpy as np
+
+        return np.unique(self.records["prompt"])
+
+    def n(self, kind: str) -> int:
+        """How many records of a kind there were."""
+        return int((self.records["kind"] == KINDS.index(kind)).sum())
+
+
+class Collector:
+    """Takes records, keeps columns."""
+
+    def __init__(self) -> None:
+        self.records = _Rows(prompt="Q", kind="B", folded="Q", source="I", images="I", polarity="I")
+        self.completions = _Rows(prompt="Q", completion="Q", folded="Q", chars="I", words="I", yes="b", polarity="I")
+        self.ratings = _Rows(prompt="Q", annotation="Q", slot="I", size="I", completion="Q")
+        self.scores: dict[str, array[float]] = {}
+        self.votes = _Rows(prompt="Q", annotation="Q", vote="b")
+        self.pairs = _Rows(
+            prompt="Q", id="Q", chosen="Q", rejected="Q", chosen_text="Q", rejected_text="Q", chosen_folded="Q",
+            rejected_folded="Q", chosen_chars="I", rejected_chars="I", chosen_words="I", rejected_words="I",
+            margin="d", chosen_yes="b", rejected_yes="b", polarity="I",
+        )  # fmt: skip
+        self.sources: dict[str, int] = {}
+        self.polarities: dict[str, int] = {"": 0}
+        self.words: dict[str, int] = {}
+        self.counted = [array("I") for _ in range(4)]
+        self.images: set[int] = set()
+        self.unopened: set[int] = set()
+        self.n_annotations = self.n_records = 0
+
+    def add(self, record: Prompt | Annotated | PreferencePair | Example) -> None:
+        """Keep what is counted of a record."""
+        self.n_records += 1
+        prompt = record if isinstance(record, Prompt) else record.prompt
+        key, polarity = key_of(prompt.id), self._polarity(prompt)
+        if isinstance(record, Annotated):
+            self._add_prompt("annotated", prompt, key, polarity)
+            self._add_annotated(record, key, polarity)
+        elif isinstance(record, PreferencePair):
+            self._add_prompt("pairs", prompt, key, polarity)
+            self._add_pair(record, key, polarity)
+        else:
+            self._add_prompt("prompts" if record is prompt else "examples", prompt, key, polarity)
+
+    def _polarity(self, prompt: Prompt) -> int:
+        said = prompt.meta.get("polarity")
+        return self.polarities.setdefault("" if said is None else str(said), len(self.polarities))
+
+    def _add_prompt(self, kind: str, prompt: Prompt, key: int, polarity: int) -> None:
+        hashes = [image.sha256 for image in prompt.images]
+        for sha256 in hashes:
+            (self.unopened if sha256.startswith("path:") else self.images).add(_hash(sha256))
+        folded = _hash("\x1f".join([*(_folded(turn.text) for turn in prompt.turns), *hashes]))
+        source = self.sources.setdefault(prompt.source, len(self.sources))
+        self.records.add(key, KINDS.index(kind), folded, source, len(hashes), polarity)
+
+    def _add_annotated(self, record: Annotated, key: int, polarity: int) -> None:
+        for c in record.completions:
+            self.completions.add(
+                key, key_of(c.id), _hash(_folded(c.text)), len(c.text), len(c.text.split()), yes_or_no(c.text), polarity
+            )
+        self.n_annotations += len(record.annotations)
+        for annotation in record.annotations:
+            self._add_annotation(annotation, key)
+
+    def _add_annotation(self, annotation: Annotation, key: int) -> None:
+        number = _hash(f"{annotation.id}\x1f{annotation.pass_index}")
+        if annotation.preference is not None:
+            self.votes.add(key, number, _PREFERENCES[annotation.preference])
+        size = len(annotation.shown_order)
+        for rating in annotation.ratings:
+            slot = annotation.shown_order.index(rating.completion_id)
+            before = len(self.ratings.columns["prompt"])
+            self.ratings.add(key, number, slot, size, key_of(rating.completion_id))
+            for name in rating.scores.keys() - self.scores.keys():
+                self.scores[name] = array("f", [float("nan")]) * before
+            for name, column in self.scores.items():
+                column.append(rating.scores.get(name, float("nan")))
+
+    def _add_pair(self, pair: PreferencePair, key: int, polarity: int) -> None:
+        two: tuple[Completion, Completion] = (pair.chosen, pair.rejected)
+        margin = float("nan") if pair.margin is None else pair.margin
+        self.pairs.add(
+            key, key_of(pair.id),
+            *(key_of(c.id) for c in two), *(_hash(c.text) for c in two), *(_hash(_folded(c.text)) for c in two),
+            *(len(c.text) for c in two), *(len(c.text.split()) for c in two),
+            margin, *(yes_or_no(c.text) for c in two), polarity,
+        )  # fmt: skip
+        for side, completion in enumerate(two):
+            for word, times in Counter(words(completion.text)).items():
+                if len(word) <= LONGEST_WORD:
+                    self._count(word, side, times)
+
+    def _count(self, word: str, side: int, times: int) -> None:
+        number = self.words.get(word)
+        if number is None:
+            number = self.words[word] = len(self.words)
+            for column in self.counted:
+                column.append(0)
+        self.counted[side][number] += times
+        self.counted[2 + side][number] += 1
+
+    def tables(self) -> Tables:
+        """What was collected, sorted, copies of one completion or rating left out."""
+        import numpy as np
+
+        names = sorted(self.scores)
+        rated = _Rows()
+        rated.columns = {**self.ratings.columns, **{f"={name}": self.scores[name] for name in names}}
+        ratings = _once(rated.table(), "prompt", "annotation", "slot", "completion")
+        return Tables(
+            records=self.records.table(source=self.sources, polarity=self.polarities),
+            completions=_once(self.completions.table(polarity=self.polarities), "prompt", "completion"),
+            ratings={name: column for name, column in ratings.items() if not name.startswith("=")},
+            scores={name: ratings[f"={name}"].astype(np.float64) for name in names},
+            votes=_once(self.votes.table(), "prompt", "annotation"),
+            pairs=self.pairs.table(polarity=self.polarities),
+            sources=sorted(self.sources),
+            polarities=sorted(self.polarities),
+            vocabulary={word: tuple(column[i] for column in self.counted) for word, i in sorted(self.words.items())},
+            counts={
+                "images": len(self.images),
+                "images_unopened": len(self.unopened),
+                "annotations": self.n_annotations,
+            },
+        )
+
+
+def _once(table: dict[str, Column], *names: str) -> dict[str, Column]:
+    """The first of the rows that are equal in the named columns, which the table is sorted by."""
+    import numpy as np
+
+    different: Iterable[Column] = [table[name][1:] != table[name][:-1] for name in names]
+    n = len(table[names[0]])
+    keep = np.ones(n, dtype=bool)
+    if n:
+        keep[1:] = np.logical_or.reduce(list(different))
+    return {name: column[keep] for name, column in table.items()}

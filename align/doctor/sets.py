@@ -1,0 +1,168 @@
+"""Evaluation sets that data is searched for, and the images of both sides.
+
+    load_set("pope", Path("llava_pope_test.jsonl"), Path("val2014"))  ->  [Entry(id="1", texts=("Is there …?",), …), …]
+
+Read are, told apart by the keys of the first row:
+
+    our own benchmark rows      id, suite, prompt, questions                    (align/evaluate/benchmark.py)
+    POPE                        question_id, image, text[, label]               (RUCAIBox/POPE, haotian-liu/LLaVA)
+    FastChat, MT-Bench          question_id, turns                              (lm-sys/FastChat, question.jsonl)
+    everything `align convert` reads, and text files with one question a line (*.txt)
+
+Of a question its user turns are compared, never its right answer: "yes" stands everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from align.evaluate.benchmark import read_row
+from align.formats.containers import read_rows
+from align.formats.reading import format_of, read_file
+from align.formats.store import UNOPENED
+from align.overlap import Entry, ImagePrint, fingerprint_of, read_print
+from annotate.errors import RecordError, UserError
+from annotate.records import Annotated, Example, Image, PreferencePair, Prompt
+
+
+class Gallery:
+    """The images of one file: each is opened once, hashed, and known by its prints; none is kept.
+
+    Without a `root` nothing is opened, and images are known by the sha256 that records say. Where `prints` are not
+    wanted, only embedded images are hashed.
+    """
+
+    def __init__(self, root: Path | None, *, prints: bool = True) -> None:
+        self.root, self.prints = root, prints
+        self.known: dict[str, ImagePrint | None] = {}
+        """Path, or sha256 of embedded bytes -> what it is compared by; None where it cannot be read."""
+
+    def named(self, path: str) -> Image:
+        """An image by its path, as the readers of `align/formats` ask for it; also one that cannot be read."""
+        found = self._opened(path) if self.prints else None
+        return Image(path=path, sha256=found.sha256 if found else UNOPENED + path)
+
+    def embedded(self, data: bytes, name: str = "") -> Image:
+        """An image by its bytes."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        if self.prints and sha256 not in self.known:
+            self.known[sha256] = fingerprint_of(data)
+        return Image(path=name or sha256, sha256=sha256)
+
+    def bytes_of(self, image: Image) -> bytes:
+        raise RecordError(f"image {image.path!r}: its bytes are not kept")
+
+    def print_of(self, image: Image) -> ImagePrint | None:
+        """What an image is compared by: its pixels where they can be read, else the sha256 its record says."""
+        if image.sha256 in self.known:
+            return self.known[image.sha256]
+        found = self._opened(image.path)
+        if found is None and not image.sha256.startswith(UNOPENED):
+            return ImagePrint(sha256=image.sha256)
+        return found
+
+    def _opened(self, path: str) -> ImagePrint | None:
+        if self.root is None:
+            return None
+        if path not in self.known:
+            file = self.root / path
+            inside = "\0" not in path and file.resolve().is_relative_to(self.root.resolve())
+            self.known[path] = read_print(file) if inside else None
+        return self.known[path]
+
+
+def entry_of(record: Prompt | Annotated | PreferencePair | Example, gallery: Gallery) -> Entry:
+    """A record as it is compared: all its turns but the system's, and all its completions."""
+    prompt = record if isinstance(record, Prompt) else record.prompt
+    texts = [turn.text for turn in prompt.turns if turn.role != "system"]
+    if isinstance(record, Annotated):
+        texts += [completion.text for completion in record.completions]
+    elif isinstance(record, PreferencePair):
+        texts += [record.chosen.text, record.rejected.text]
+    elif isinstance(record, Example):
+        texts.append(record.completion)
+    name = f"{prompt.source_id} ({prompt.id})" if prompt.source_id else prompt.id
+    return _entry(name, tuple(texts), prompt.images, gallery)
+
+
+def load_set(name: str, path: Path, image_root: Path | None) -> list[Entry]:
+    """The questions of an evaluation set. Raises `UserError` with what it could be."""
+    if image_root is not None and not image_root.is_dir():
+        raise UserError(f"--against {name}: {image_root} is not a folder; image paths are relative to it")
+    gallery = Gallery(image_root)
+    if path.suffix == ".txt":
+        return list(_lines(path))
+    first = next((placed.value for placed in read_rows(path) if not placed.fault), None)
+    read = _reader(first)
+    if read is None:
+        try:
+            form = format_of(path)
+        except UserError:
+            keys = ", ".join(map(str, first)) if isinstance(first, Mapping) else "no object"
+            raise UserError(
+                f"{path}: not an evaluation set that can be read: its first row has {keys:.200}; expected question_id "
+                "with text or turns, a benchmark of ours, any format of `align convert`, or lines of text in *.txt"
+            ) from None
+        return [_question(record, gallery) for record in read_file(path, form=form.name, images=gallery)]
+    entries = []
+    for placed in read_rows(path):
+        try:
+            if placed.fault or not isinstance(placed.value, Mapping):
+                raise RecordError(placed.fault or "expected an object")
+            entries.append(read(placed.value, gallery))
+        except RecordError as error:
+            raise UserError(f"{path}:{placed.number}: {error}") from None
+    return entries
+
+
+def _reader(first: Any) -> Any:
+    if not isinstance(first, Mapping):
+        return None
+    if {"suite", "prompt", "questions"} <= first.keys():
+        return _bench
+    if "question_id" in first:
+        return _fastchat if "turns" in first else _pope if "text" in first else None
+    return None
+
+
+def _bench(row: Mapping[str, Any], gallery: Gallery) -> Entry:
+    found = read_row(row)
+    return _entry(found.id, tuple(question.text for question in found.questions), found.prompt.images, gallery)
+
+
+def _pope(row: Mapping[str, Any], gallery: Gallery) -> Entry:
+    text, image = row.get("text"), row.get("image")
+    if not isinstance(text, str) or not isinstance(image, str | None):
+        raise RecordError("expected `text`, and `image` where there is one, to be text")
+    return _entry(str(row.get("question_id")), (text,), (gallery.named(image),) if image else (), gallery)
+
+
+def _fastchat(row: Mapping[str, Any], gallery: Gallery) -> Entry:
+    turns = row.get("turns")
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        raise RecordError("expected `turns` to be a list of texts")
+    return _entry(str(row.get("question_id")), tuple(turns), (), gallery)
+
+
+def _lines(path: Path) -> Iterator[Entry]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield Entry(id=f"line {number}", texts=(line,))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as lines of text ({error})") from None
+
+
+def _question(record: Prompt | Annotated | PreferencePair | Example, gallery: Gallery) -> Entry:
+    prompt = record if isinstance(record, Prompt) else record.prompt
+    texts = tuple(turn.text for turn in prompt.turns if turn.role == "user")
+    return _entry(prompt.source_id or prompt.id, texts, prompt.images, gallery)
+
+
+def _entry(name: str, texts: tuple[str, ...], images: tuple[Image, ...], gallery: Gallery) -> Entry:
+    prints = tuple(found for image in images if (found := gallery.print_of(image)) is not None)
+    return Entry(id=name, texts=texts, images=prints, n_images=len(images))

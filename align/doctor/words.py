@@ -1,0 +1,246 @@
+"""What was found, in words: worst news first, and the dozen lines that the terminal shows.
+
+`bad`: beyond the bound named below, or a broken limit. `mind`: near it, or significant but small. `good`: fine.
+`info`: nothing to be judged, or what cannot be known from this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from align.calibration.figure import is_bounded, is_known
+from align.calibration.readings import PREFERENCE
+from align.calibration.words import LEVELS, SIGNS, Finding, Level, number, p_text
+from align.doctor.thresholds import THRESHOLDS
+
+Json = Mapping[str, Any]
+WIDTH = 120
+LINES = 16
+LONGER_WINS = 0.6
+"""Share of pairs in which the longer one is chosen from which on training mostly teaches to write more."""
+LONGER = 1.25
+"""Chosen over rejected length."""
+FOLLOWS_LENGTH = 0.3
+SATURATED = 0.5
+TIED = 0.05
+DRIFT = 0.5
+"""Points of verbosity or complexity between chosen and rejected."""
+PLACE = 0.25
+FIRST = 0.05
+"""Pairwise: share preferred first, away from a half."""
+SAME = 0.9
+"""Correlation from which on two attributes say the same."""
+UNEVEN = 0.6
+TELLS = 10.0
+SIGNIFICANT = 0.05
+
+
+def findings(report: Json) -> list[Finding]:
+    """All findings, worst first."""
+    parts = (
+        _limits, _bad_rows, _leakage, _pairs, _length, _drift, _ties, _margins, _saturation, _position, _attributes,
+        _polarity, _vocabulary, _unknown,
+    )  # fmt: skip
+    found = [finding for part in parts for finding in part(report)]
+    return sorted(found, key=lambda f: LEVELS.index(f.level))
+
+
+def verdict_text(report: Json) -> str:
+    """A few lines for a terminal."""
+    found = findings(report)
+    kept = found[:LINES]
+    width = max((len(f.topic) for f in kept), default=0)
+    lines = [headline(report), *(f"{SIGNS[f.level]} {f.topic:<{width}}  {f.text}" for f in kept)]
+    if len(found) > len(kept):
+        lines.append(f"   {len(found) - len(kept)} more in doctor.html")
+    return "\n".join(_cut("".join(c if c.isprintable() else "?" for c in line)) for line in lines) + "\n"
+
+
+def headline(report: Json) -> str:
+    """How much was examined."""
+    size = report["size"]
+    kinds = [f"{size[kind]:,} {name}" for kind, name in _KINDS.items() if size[kind]]
+    return f"{size['n']:,} prompts: {', '.join(kinds) or 'nothing'}"
+
+
+_KINDS = {"pairs": "pairs", "annotated": "annotated", "examples": "examples", "prompts": "bare prompts"}
+
+
+def limit_text(checked: Json) -> str:
+    """`max_ties 0.05 is broken: 12.0% [10.1%, 14.2%] of …; remedy`"""
+    threshold = THRESHOLDS[checked["name"]]
+    found = (
+        number(checked["figure"], threshold.form) if is_known(checked["figure"]) else f"not known ({checked['why']})"
+    )
+    sign = "broken by" if checked["broken"] else "kept by"
+    remedy = f"; {checked['remedy']}" if checked["broken"] else ""
+    return f"{checked['name']}={checked['limit']:g} {sign} {found}: {checked['what']}{remedy}"
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+# -------------------------------------------------------------------------------------------------------- one by one
+
+
+def _limits(report: Json) -> Iterator[Finding]:
+    for checked in report["limits"]:
+        yield Finding("bad" if checked["broken"] else "good", "limit", limit_text(checked))
+
+
+def _bad_rows(report: Json) -> Iterator[Finding]:
+    bad = report["bad_rows"]
+    if bad["count"]:
+        yield Finding("bad", "bad rows", f"{bad['count']:,} could not be read and are left out: {bad['first'][0]}")
+
+
+def _leakage(report: Json) -> Iterator[Finding]:
+    for found in report["leakage"].get("sets", []):
+        leaked, shared = found["leaked"], found["images"]["shared"]
+        level: Level = "good"
+        parts = []
+        if is_known(leaked):
+            level = "bad" if leaked["value"] else "good"
+            parts.append(f"{leaked['value']:.1%} of {leaked['n']:,} questions stand in the data")
+        else:
+            level = "mind"
+            parts.append(f"not known: {leaked['why']}")
+        if is_known(shared) and shared["value"]:
+            level = "mind" if level == "good" else level
+            parts.append(f"{shared['value']:.1%} of {shared['n']:,} share an image with it")
+        yield Finding(level, f"leakage {found['name']}", "; ".join(parts))
+
+
+def _pairs(report: Json) -> Iterator[Finding]:
+    same, pairs = report["identical"], report["duplicates"]["pairs"]
+    if "why" in pairs:
+        return
+    if same["folded"]:
+        text = f"{same['folded']:,} of {same['n']:,} pairs: chosen is rejected ({same['exact']:,} to the letter)"
+        yield Finding("bad", "chosen = rejected", text)
+    if pairs["contradictory"]:
+        text = f"{pairs['contradictory']:,} of {pairs['n']:,} pairs: the opposite is there too"
+        yield Finding("bad", "contradictions", text)
+    if pairs["repeated"]:
+        yield Finding("mind", "duplicates", f"{pairs['repeated']:,} of {pairs['n']:,} pairs repeat an earlier one")
+    if not (same["folded"] or pairs["contradictory"] or pairs["repeated"]):
+        yield Finding("good", "duplicates", f"none among {pairs['n']:,} pairs; no contradictions, no equal texts")
+
+
+def _length(report: Json) -> Iterator[Finding]:
+    found = report["length"]
+    rate = found.get("win_rate")
+    if is_known(rate):
+        did = "is chosen" if found["of"] == "pairs" else "is scored higher"
+        text = f"the longer one {did} in {number(rate, '.0%')}, n={rate['n']:,}"
+        ratio = found["pairs"].get("ratio")
+        if is_known(ratio):
+            text += f"; chosen is {number(ratio, '.2f')} times as long"
+        beyond = rate["value"] > LONGER_WINS or (is_known(ratio) and ratio["value"] > LONGER)
+        yield Finding("bad" if beyond else "mind" if _apart(rate, 0.5) else "good", "length", text)
+    rho = found["scores"].get("spearman", {}).get(PREFERENCE)
+    if is_known(rho):
+        level: Level = "good" if not _apart(rho, 0) else "bad" if rho["value"] >= FOLLOWS_LENGTH else "mind"
+        yield Finding(level, "score ~ length", f"rank correlation {number(rho)} within prompts, n={rho['n']:,}")
+
+
+def _drift(report: Json) -> Iterator[Finding]:
+    found = report["drift"]
+    for name in found.get("descriptive", []):
+        figure = found["measures"][name]
+        if is_known(figure):
+            level: Level = "good" if not _apart(figure, 0) else "bad" if abs(figure["value"]) >= DRIFT else "mind"
+            between = found["of"].replace("_", " ").replace("minus", "−")
+            yield Finding(level, name, f"{between} {number(figure)} points, n={figure['n']:,}")
+
+
+def _ties(report: Json) -> Iterator[Finding]:
+    share = report["ties"].get("share")
+    if is_known(share) and share is not None:
+        of = {
+            "pairs": "of pairs have margin 0",
+            "scores": "of completions of one prompt have equal scores",
+            "preferences": "of preferences are a tie",
+        }[report["ties"]["of"]]
+        level: Level = "info" if report["ties"]["of"] != "pairs" else "bad" if share["value"] > TIED else "good"
+        yield Finding(level, "ties", f"{number(share, '.1%')} {of}, n={share['n']:,}")
+
+
+def _margins(report: Json) -> Iterator[Finding]:
+    found = report["margins"]["pairs"]
+    if "mean" not in found:
+        return
+    if found["negative"]:
+        text = f"{found['negative']:,} of {found['n_pairs']:,} pairs: rejected has the higher score"
+        yield Finding("bad", "margins below 0", text)
+    yield Finding(
+        "info", "margin", f"mean {number(found['mean'], '.2f')}, median {found['median']:g}, n={found['n']:,}"
+    )
+
+
+def _saturation(report: Json) -> Iterator[Finding]:
+    share = report["saturation"].get("measures", {}).get(PREFERENCE)
+    if is_known(share):
+        text = f"all completions score the same in {number(share, '.0%')} of prompts, n={share['n']:,}"
+        yield Finding("bad" if share["value"] > SATURATED else "good", "no preference", text)
+
+
+def _position(report: Json) -> Iterator[Finding]:
+    found = report["position"]
+    effect = found.get("effect")
+    if not is_known(effect) or not is_known(found["p"]):
+        return
+    if found["mode"] == "pairwise":
+        bound, text = FIRST, f"the first one is preferred in {number(found['first'], '.0%')}"
+    else:
+        bound, text = PLACE, f"best and worst place {number(effect, '.2f')} points apart"
+    level: Level = "good" if found["p"]["value"] >= SIGNIFICANT else "bad" if effect["value"] >= bound else "mind"
+    yield Finding(level, "place shown", f"{text}, {p_text(found['p'])}, n={found['n']:,}")
+
+
+def _attributes(report: Json) -> Iterator[Finding]:
+    cells = [c for c in report["attributes"].get("cells", []) if is_known(c["all"])]
+    same = [c for c in cells if abs(c["all"]["value"]) >= SAME]
+    if same:
+        pairs = ", ".join(f"{c['a']} and {c['b']} r={c['all']['value']:.2f}" for c in same)
+        yield Finding("mind", "attributes", f"nearly the same: {pairs}")
+
+
+def _polarity(report: Json) -> Iterator[Finding]:
+    found = report["polarity"]
+    largest = found["largest_share"]
+    if not is_known(largest):
+        return
+    counts = ", ".join(f"{v['polarity']} {v['prompts']:,}" for v in found["values"])
+    wins = ", ".join(
+        f"{number(v['yes_wins'], '.0%')} of {v['polarity']}" for v in found["values"] if is_known(v["yes_wins"])
+    )
+    level: Level = "mind" if largest["value"] > UNEVEN else "good"
+    yield Finding(level, "polarity", counts + (f"; yes wins {wins}" if wins else ""))
+
+
+def _vocabulary(report: Json) -> Iterator[Finding]:
+    found = report["vocabulary"]
+    if not is_known(found.get("largest_z")):
+        return
+    words = [(f"“{r['word']}” {r['z']:+.1f}") for r in (*found["in_chosen"][:3], *found["in_rejected"][:3])]
+    level: Level = "mind" if found["largest_z"]["value"] >= TELLS else "good"
+    text = f"words that tell (z): {', '.join(words)}" if words else "no word tells chosen from rejected"
+    yield Finding(level, "vocabulary", text)
+
+
+def _unknown(report: Json) -> Iterator[Finding]:
+    """What this file cannot say, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for topic in ("margins", "ties", "length", "drift", "saturation", "position", "attributes", "polarity", "leakage"):
+        found = report["margins"]["pairs"] if topic == "margins" else report[topic]
+        if "why" in found:
+            reasons.setdefault(found["why"], []).append(topic)
+    for why, topics in reasons.items():
+        yield Finding("info", ", ".join(topics), why)
+
+
+def _apart(figure: Json, from_: float) -> bool:
+    return is_bounded(figure) and not figure["low"] <= from_ <= figure["high"]

@@ -1,0 +1,422 @@
+"""Whether evaluation questions stand in other data: exact and n-gram text, sha256 and perceptual image hash.
+
+    index = Overlap("pope", questions)                    # Entry(id="1", texts=("Is there a dog?",), images=(…,))
+    for entry in training: index.add(entry)
+    index.result()  ->  {"name": "pope", "n": 3000, "leaked": {"value": 0.01, "n": 3000}, "findings": [
+        {"item": "17", "text": "exact", "share": 1.0, "image": "near", "together": true,
+         "record": "91ab…", "evidence": "is there a dog"}, …]}
+
+Text is compared as words: NFKC, lower case, without punctuation and spacing. A question is *contained* in a record
+that holds at least `min_share` of its n-grams: of 13 words, as GPT-3's check has it (Brown et al. 2020, appendix C), of
+8 where it is shorter than 13; with fewer than 8 words it must be equal to a text of the record or to one of its lines.
+What stands in more than 1% of the questions (and in more than ten) is the set's own form of words, as "Answer with a
+single word." is: such n-grams and lines count for none of them. Of the turns of a question the first is compared as an
+exact text, later ones where they have 8 words.
+
+Images are equal by sha256 of their bytes, or *near*: a 64-bit DCT hash and a 64-bit gradient hash both differ in at
+most `distance` bits. That finds copies that were resized, stretched, recompressed, turned grey, made lighter, or
+cropped by a few percent; not mirrored, turned or further cropped ones. Near ones are to be looked at: two charts with
+one frame differ little. Flat images (blank, one colour) look like each other and are compared with nothing.
+
+A question about an image is asked again only where image and text meet in one record; without images, text alone
+decides. Held in memory: of the questions their words and n-grams (about 200 bytes each), of the other data one line per
+distinct image and per question that was found; what is found does not depend on the order of either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.formats.images import FORMATS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image as Picture
+
+SIZES = (13, 8)
+MIN_SHARE = 0.5
+DISTANCE = 5
+FLAT = 4.0
+"""Standard deviation, of 255 grey levels at 32 x 32 pixels, below which an image shows too little to be told by."""
+SHOWN = 100
+"""Findings named in a result; all are counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagePrint:
+    """What an image is compared by; hashes None: flat, or only the sha256 of its bytes is known."""
+
+    sha256: str
+    dct: int | None = None
+    gradient: int | None = None
+    flat: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A question or a record: its texts, and those of its images that could be read."""
+
+    id: str
+    texts: tuple[str, ...]
+    images: tuple[ImagePrint, ...] = ()
+    n_images: int = 0
+    """How many it has, readable or not."""
+
+
+# ------------------------------------------------------------------------------------------------------------- text
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+
+
+def words(text: str) -> list[str]:
+    """The words as they are compared: "Don't panic, 日本!" -> ["don't", "panic", "日", "本"]."""
+    text = text.replace("<image>", " ")
+    if not text.isascii():
+        text = _UNSPACED.sub(r" \g<0> ", unicodedata.normalize("NFKC", text).replace("’", "'"))
+    return _WORD.findall(text.casefold())
+
+
+def ngrams(sequence: Sequence[str], size: int) -> list[str]:
+    return [" ".join(sequence[i : i + size]) for i in range(len(sequence) - size + 1)]
+
+
+def _lines(text: str) -> list[list[str]]:
+    return [words(line) for line in text.split("\n")]
+
+
+def _forms(questions: Sequence[Sequence[str]]) -> set[str]:
+    """Lines that many questions share."""
+    found = Counter(line for texts in questions for line in {" ".join(w) for t in texts for w in _lines(t)})
+    # a question of one line is no form of words, however often it is asked about other images
+    whole = {" ".join(words(text)) for texts in questions for text in texts}
+    return {line for line, count in found.items() if count > _many(len(questions)) and line not in whole}
+
+
+def _many(n: int) -> int:
+    """In how many of n questions something stands at most that tells them apart."""
+    return max(10, n // 100)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """How much of a question stands in a text, and the words that show it."""
+
+    share: float
+    exact: bool
+    shown: str
+
+
+class TextIndex:
+    """Which of some questions stand in a text."""
+
+    def __init__(self, questions: Sequence[Sequence[str]], *, sizes: Sequence[int]) -> None:
+        least = min(sizes)
+        self.exact: dict[str, list[int]] = defaultdict(list)
+        self.grams: dict[int, dict[str, list[int]]] = {size: {} for size in sizes}
+        forms = _forms(questions)
+        for number, texts in enumerate(questions):
+            split = [words(text) for text in texts]
+            bare = [[w for line in _lines(text) if " ".join(line) not in forms for w in line] for text in texts]
+            for key in {" ".join(w) for side in (split, bare) for i, w in enumerate(side) if i == 0 or len(w) >= least}:
+                if key:
+                    self.exact[key].append(number)
+            longest = max(map(len, split), default=0)
+            size = next((s for s in sorted(sizes, reverse=True) if s <= longest), None)
+            if size is not None:
+                for gram in {g for w in split for g in ngrams(w, size)}:
+                    self.grams[size].setdefault(gram, []).append(number)
+        self.totals = self._without_forms(len(questions))
+        # the first two words of each n-gram: a quick no for nearly every place of a text
+        self.starts = {s: {tuple(g.split(" ", 2)[:2]) for g in grams} for s, grams in self.grams.items()}
+
+    def _without_forms(self, n: int) -> list[int]:
+        """Leave out the n-grams that many questions share; how many each has left."""
+        most = _many(n)
+        left: Counter[int] = Counter()
+        for size, grams in self.grams.items():
+            self.grams[size] = {gram: found for gram, found in grams.items() if len(found) <= most}
+            left.update(number for found in self.grams[size].values() for number in found)
+        return [left[number] for number in range(n)]
+
+    def look_up(self, text: str) -> Iterator[tuple[int, Hit]]:
+        """Each question that stands in `text`, whole or in part."""
+        lines = _lines(text)
+        split = [word for line in lines for word in line]
+        same: set[int] = set()
+        for key in dict.fromkeys([" ".join(split), *map(" ".join, lines)] if len(lines) > 1 else [" ".join(split)]):
+            for number in self.exact.get(key, ()):
+                if number not in same:
+                    same.add(number)
+                    yield number, Hit(share=1.0, exact=True, shown=key)
+        hits: dict[int, dict[str, None]] = defaultdict(dict)
+        pairs = list(pairwise(split))
+        for size, starts in self.starts.items():
+            for i in [i for i, pair in enumerate(pairs) if pair in starts]:
+                gram = " ".join(split[i : i + size])
+                for number in self.grams[size].get(gram, ()):
+                    hits[number][gram] = None
+        for number, found in hits.items():
+            if number not in same:
+                share = len(found) / self.totals[number]
+                yield number, Hit(share=share, exact=False, shown=next(iter(found)))
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+
+
+def fingerprint(picture: Picture) -> tuple[int, int] | None:
+    """The two hashes of an image, None where it is flat; the same bits as `phash` and `dhash` of ImageHash 4.3.
+
+    Ours, since the library would bring scipy and PyWavelets (150 MB) for a cosine transform of 32 x 32 pixels.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:  # what a viewer shows: the image on white, not what its colours hide
+        shown = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+    grey = picture.convert("L")
+    small = np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
+    if small.std() < FLAT:
+        return None
+    low = _cosines() @ small @ _cosines().T
+    steps = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS), dtype=np.int16)
+    return _bits(low > np.median(low)), _bits(steps[:, 1:] > steps[:, :-1])
+
+
+@cache
+def _cosines() -> NDArray[np.float64]:
+    """The eight lowest frequencies of a DCT-II over 32 points."""
+    import numpy as np
+
+    return np.asarray(2 * np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32) + 1) / 64))
+
+
+def _bits(of: NDArray[np.bool_]) -> int:
+    import numpy as np
+
+    return int.from_bytes(np.packbits(of).tobytes(), "big")
+
+
+def read_print(path: Path) -> ImagePrint | None:
+    """What the image in a file is compared by; None where there is no usable one."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return fingerprint_of(data)
+
+
+def fingerprint_of(data: bytes, *, max_pixels: int = 50_000_000) -> ImagePrint | None:
+    """What an image is compared by, of its bytes; None where they are no usable image."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large images; `max_pixels` is the limit
+            with Image.open(BytesIO(data), formats=FORMATS) as picture:
+                if picture.width * picture.height > max_pixels:
+                    return None
+                found = fingerprint(picture)
+    except Exception:  # decoders raise anything on corrupt files; that it cannot be read is what there is to know
+        return None
+    dct, gradient = found or (None, None)
+    return ImagePrint(sha256=hashlib.sha256(data).hexdigest(), dct=dct, gradient=gradient, flat=found is None)
+
+
+def near(a: NDArray[np.uint64], b: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All (i, j) for which a[i] and b[j] differ in at most `distance` bits, without comparing each with each.
+
+    Of four 16-bit quarters at least one then differs in at most distance // 4 bits (Norouzi et al. 2012): each quarter
+    of `a` looks up its few neighbours in a table of that quarter of `b`.
+    """
+    import numpy as np
+
+    rows, columns = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=np.intp)]
+    for quarter in range(4):
+        shift = np.uint64(16 * quarter)
+        ours, theirs = ((x >> shift).astype(np.uint16) for x in (a, b))
+        order = np.argsort(theirs, kind="stable")
+        begins = np.searchsorted(theirs[order], np.arange(2**16 + 1))
+        for mask in _masks(distance // 4):
+            wanted = ours ^ np.uint16(mask)
+            counts = begins[wanted.astype(np.intp) + 1] - begins[wanted]
+            i = np.repeat(np.arange(len(a)), counts)
+            within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
+            j = order[np.repeat(begins[wanted], counts) + within]
+            close = _popcount(a[i] ^ b[j]) <= distance
+            rows.append(i[close])
+            columns.append(j[close])
+    both = np.unique(np.stack([np.concatenate(rows), np.concatenate(columns)]), axis=1)
+    return both[0], both[1]
+
+
+def _masks(radius: int) -> list[int]:
+    """All 16-bit numbers with at most `radius` bits set."""
+    return [mask for mask in range(2**16) if mask.bit_count() <= radius]
+
+
+def _popcount(x: NDArray[np.uint64]) -> NDArray[np.int64]:
+    import numpy as np
+
+    ones = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.int64)
+    return np.asarray(sum(ones[(x >> np.uint64(16 * q)).astype(np.uint16)] for q in range(4)))
+
+
+# ------------------------------------------------------------------------------------------------------------- both
+
+
+class Overlap:
+    """One evaluation set, and what was found of it in the records that are added."""
+
+    def __init__(
+        self,
+        name: str,
+        questions: Iterable[Entry],
+        *,
+        sizes: Sequence[int] = SIZES,
+        min_share: float = MIN_SHARE,
+        distance: int = DISTANCE,
+    ) -> None:
+        self.name, self.distance, self.min_share = name, distance, min_share
+        self.questions = sorted(questions, key=lambda q: (q.id, q.texts))
+        self.index = TextIndex([q.texts for q in self.questions], sizes=sizes)
+        self.best: dict[int, tuple[Hit, str]] = {}
+        """Question -> where most of it stands in one text, and the record of that text."""
+        self.meetings: dict[int, dict[str, str]] = defaultdict(dict)
+        """Question about an image -> sha256 of each image it was found beside -> record."""
+        self.prints: dict[str, tuple[ImagePrint, str]] = {}
+        """sha256 -> image of the records, and the first record by id that has it."""
+        self.n_records = self.n_images = self.n_unreadable = 0
+
+    def add(self, record: Entry) -> None:
+        """Compare one record with every question."""
+        self.n_records += 1
+        self.n_images += record.n_images
+        self.n_unreadable += record.n_images - len(record.images)
+        for image in record.images:
+            seen = self.prints.get(image.sha256)
+            if seen is None or record.id < seen[1]:
+                self.prints[image.sha256] = (image, record.id)
+        for text in record.texts:
+            for number, hit in self.index.look_up(text):
+                self._keep(number, hit, record)
+
+    def _keep(self, number: int, hit: Hit, record: Entry) -> None:
+        old = self.best.get(number)
+        if old is None or _rank(hit, record.id) < _rank(*old):
+            self.best[number] = (hit, record.id)
+        if hit.share >= self.min_share and self.questions[number].n_images:
+            met = self.meetings[number]
+            for image in record.images:
+                met[image.sha256] = min(record.id, met.get(image.sha256, record.id))
+
+    def result(self) -> dict[str, Any]:
+        """What was found, the surest first; ids of both sides."""
+        images = self._images()
+        found = [row for n, q in enumerate(self.questions) if (row := self._finding(n, q, images)) is not None]
+        found.sort(key=lambda f: (not f["leaked"], f["text"] is None, f["image"] is None, -f["share"], f["item"]))
+        texts, pictures = (Counter(f[key] for f in found) for key in ("text", "image"))
+        asked = {f["item"] for f in found if f["text"] in ("exact", "contained")}
+        with_images = [q for q in self.questions if q.n_images]
+        comparable = [q for q in with_images if self._comparable(q)]
+        known = [q for q in self.questions if not q.n_images or q.id not in asked or self._comparable(q)]
+        why = self._why(with_images)
+        return {
+            "name": self.name,
+            "n": len(self.questions),
+            "n_records": self.n_records,
+            "leaked": _share(sum(f["leaked"] for f in found), len(known), why),
+            "n_unknown": len(self.questions) - len(known),
+            "text": {
+                "exact": texts["exact"],
+                "contained": texts["contained"],
+                "touched": texts["touched"],
+                "exact_only": sum(not total for total in self.index.totals),
+            },
+            "images": {
+                "shared": _share(pictures["same"] + pictures["near"], len(comparable), why),
+                "same": pictures["same"],
+                "near": pictures["near"],
+                "flat": sum(any(i.flat for i in q.images) for q in with_images),
+                "n_unreadable": sum(q.n_images - len(q.images) for q in with_images),
+                "n_records_unreadable": self.n_unreadable,
+                "n_by_bytes_only": self._by_bytes_only(),
+            },
+            "findings": found[:SHOWN],
+            "n_findings": len(found),
+        }
+
+    def _comparable(self, question: Entry) -> bool:
+        return bool(question.images) and (bool(self.prints) or not self.n_images)
+
+    def _by_bytes_only(self) -> int:
+        """Distinct images, of both sides, whose pixels were not seen: copies of them are found only if unchanged."""
+        images = {i.sha256: i for q in self.questions for i in q.images} | {s: i for s, (i, _) in self.prints.items()}
+        return sum(i.dct is None and not i.flat for i in images.values())
+
+    def _why(self, with_images: Sequence[Entry]) -> str:
+        if not with_images:
+            return "no question has an image" if self.questions else "there are no questions"
+        if not any(q.images for q in with_images):
+            return "the images of the questions could not be read; give their folder: NAME=FILE,IMAGE_ROOT"
+        return "the images of the data could not be read; give their folder: --image-root DIR"
+
+    def _finding(self, number: int, question: Entry, images: dict[str, dict[str, str]]) -> dict[str, Any] | None:
+        hit, record = self.best.get(number, (None, None))
+        enough = hit is not None and hit.share >= self.min_share
+        text = None if hit is None else "exact" if hit.exact else "contained" if enough else "touched"
+        like = {theirs: kind for ours in question.images for theirs, kind in images.get(ours.sha256, {}).items()}
+        image = None if not like else "same" if "same" in like.values() else "near"
+        if text is None and image is None:
+            return None
+        met = {sha: r for sha, r in self.meetings.get(number, {}).items() if sha in like}
+        by_image = min((self.prints[sha][1] for sha in like), default=None)
+        return {
+            "item": question.id,
+            "leaked": bool(met) if question.n_images else enough,
+            "text": text,
+            "share": round(hit.share, 4) if hit else 0.0,
+            "image": image,
+            "together": bool(met),
+            "record": min(met.values()) if met else record if enough or not like else by_image,
+            "evidence": hit.shown[:200] if hit else "",
+        }
+
+    def _images(self) -> dict[str, dict[str, str]]:
+        """sha256 of a question's image -> sha256 of each image of the records that is like it -> same or near."""
+        import numpy as np
+
+        ours = {i.sha256: i for q in self.questions for i in q.images if not i.flat}
+        theirs = {sha: image for sha, (image, _) in self.prints.items() if not image.flat}
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        a, b = ([i for _, i in sorted(side.items()) if i.dct is not None] for side in (ours, theirs))
+        hashes = [np.array([i.dct for i in side], dtype=np.uint64) for side in (a, b)]
+        for i, j in zip(*near(hashes[0], hashes[1], self.distance), strict=True):
+            if ((a[i].gradient or 0) ^ (b[j].gradient or 0)).bit_count() <= self.distance:
+                found[a[i].sha256][b[j].sha256] = "near"
+        for sha in ours.keys() & theirs.keys():
+            found[sha][sha] = "same"
+        return found
+
+
+def _rank(hit: Hit, record: str) -> tuple[bool, float, str, str]:
+    return not hit.exact, -hit.share, record, hit.shown
+
+
+def _share(count: int, n: int, why: str) -> dict[str, Any]:
+    return {"value": round(count / n, 4), "n": n} if n else {"value": None, "n": 0, "why": why}

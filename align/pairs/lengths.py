@@ -14,7 +14,7 @@ up. So the search takes two passes over a file, or over the parts of one, and al
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 
@@ -34,11 +34,12 @@ def gap(pair: PreferencePair) -> int:
 class Gaps:
     """How many pairs have which gap."""
 
-    def __init__(self, gaps: Iterable[int] = ()) -> None:
+    def __init__(self, gaps: Iterable[int] | Mapping[int, int] = ()) -> None:
         self.count = Counter(gaps)
+        """Gap -> pairs."""
 
     def __add__(self, other: Gaps) -> Gaps:
-        return Gaps((self.count + other.count).elements())
+        return Gaps(self.count + other.count)
 
     def mean(self, bounds: Bounds = (None, None)) -> float:
         """Of the pairs within the bounds."""

@@ -1,0 +1,93 @@
+"""Rows of supervised fine-tuning: SteerLM, rejection sampling, the teacher's answers, Chain-of-Hindsight."""
+
+from pair_groups import HELPSTEER, A, B, C, D, annotated
+
+from align.pairs import (
+    Pairs,
+    build_preference_pairs,
+    build_rejection_examples,
+    build_steerlm_examples,
+    build_teacher_examples,
+    conditioning,
+)
+from annotate.records import Annotated, Completion, Image, Prompt, Reason, Turn, replace
+
+
+def test_steerlm_appends_the_scores_to_the_last_question():
+    image = Image(path="a.png", sha256="ab" * 32)
+    row = annotated("?", [A, C])
+    before = (
+        Turn(role="user", text="<image>\nWhat is it?", images=(image,)),
+        Turn(role="assistant", text="A digit."),
+        Turn(role="user", text="Which one?"),
+    )
+    prompt = Prompt.of(before, source="digits", source_id="p1")
+    row = Annotated(
+        prompt=prompt,
+        completions=tuple(replace(c, prompt_id=prompt.id) for c in row.completions),
+        annotations=tuple(replace(a, prompt_id=prompt.id) for a in row.annotations),
+    )
+    first, second = build_steerlm_examples([row], Pairs(), seed=0)
+    assert first.prompt.turns[:2] == before[:2]
+    assert first.prompt.turns[2].text == (
+        "Which one?\nPlease answer the question such that your response is in the following attributes in 5-point "
+        "Likert scale:\nHelpfulness:4,Correctness:4,Coherence:3,Complexity:1,Verbosity:1"
+    )
+    assert (first.completion, first.source) == ("It is a red 7.", "steerlm")
+    assert (first.prompt.source, first.prompt.source_id) == ("digits", "p1")
+    assert first.meta == {"prompt_id": prompt.id, "completion_id": row.completions[0].id, "score": 11.0}
+    assert second.prompt.turns[2].text.endswith("Helpfulness:3,Correctness:3,Coherence:3,Complexity:1,Verbosity:0")
+
+
+def test_steerlm_trains_on_all_rated_answers_or_on_the_best():
+    row = annotated("?", [A, C, ("Not rated.", None), ("", D[1]), A, D])
+    assert [e.completion for e in build_steerlm_examples([row], Pairs(), seed=0)] == [A[0], C[0], D[0]]
+    assert [e.completion for e in build_steerlm_examples([row], Pairs(steerlm="best"), seed=0)] == [A[0]]
+
+
+def test_means_are_rounded_half_up():
+    # 2 and 3 -> 2.5 -> 3; 0 and 1 -> 0.5 -> 1 (Python's round would give 2 and 0)
+    row = annotated("?", [("yes", (2, 0, 4, 4, 4))], more_passes=[[(3, 1, 4, 4, 4)]])
+    (example,) = build_steerlm_examples([row], Pairs(steerlm_template=" [{attributes}]"), seed=0)
+    assert example.prompt.turns[0].text == "? [Helpfulness:3,Correctness:1,Coherence:4,Complexity:4,Verbosity:4]"
+
+
+def test_conditioning_asks_for_whatever_it_is_given_in_the_papers_order():
+    settings = Pairs(steerlm_template="{attributes}")
+    highest = {name: scale.high for name, scale in HELPSTEER.attributes.items()}
+    assert conditioning(highest, settings) == "Helpfulness:4,Correctness:4,Coherence:4,Complexity:4,Verbosity:4"
+    assert conditioning({"visual_faithfulness": 5, "ethics": 1, "correctness": 2}, settings) == (
+        "Correctness:2,Ethics:1,Visual faithfulness:5"
+    )
+
+
+def test_rejection_keeps_the_best_of_each_prompt():
+    row = annotated("?", [C, A, D])
+    (example,) = build_rejection_examples([row], Pairs(), seed=0)
+    assert (example.prompt, example.completion, example.source) == (row.prompt, A[0], "rejection")
+    assert example.meta == {"completion_id": row.completions[1].id, "score": 11.0}
+    assert list(build_rejection_examples([row], Pairs(min_score=11), seed=0)) == [example]
+    (failure,) = build_rejection_examples([row], Pairs(min_score=12), seed=0)
+    assert (failure.reason, failure.detail) == (Reason.FILTERED, "best score 11, wanted 12")
+
+
+def test_of_two_best_rejection_takes_the_one_that_dpo_prefers():
+    rows = [annotated(f"Question {i}?", [A, B, D]) for i in range(20)]
+    kept = [e.completion for e in build_rejection_examples(rows, Pairs(), seed=5)]
+    assert kept == [p.chosen.text for p in build_preference_pairs(rows, Pairs(), seed=5)]
+    assert set(kept) == {A[0], B[0]}
+
+
+def test_teacher_examples_follow_the_prompts_and_account_for_each():
+    prompts = [Prompt.of((Turn(role="user", text=text),)) for text in ("one?", "two?", "three?")]
+    one, three = prompts[0].id, prompts[2].id
+    answers = [
+        Completion.of(prompt_id=three, model="teacher-1", index=0, text=" "),
+        Completion.of(prompt_id=one, model="teacher-1", index=1, text="Second."),
+        Completion.of(prompt_id=one, model="teacher-1", index=0, text="First."),
+    ]
+    first, second, third = build_teacher_examples(prompts, answers)
+    assert (first.prompt.id, first.completion, first.source) == (one, "First.", "teacher")
+    assert first.meta == {"completion_id": answers[2].id, "model": "teacher-1"}
+    assert (second.record_id, second.reason) == (prompts[1].id, Reason.COMPLETIONS_MISSING)
+    assert (third.record_id, third.reason) == (three, Reason.COMPLETION_EMPTY)

@@ -1,0 +1,202 @@
+"""The stage `pairs`, and the training sets of a bare annotation file."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pair_groups import CLOSE, HELPSTEER, A, B, C, D, annotated, work
+
+from align.console import Console
+from align.pairs import Pairs
+from align.pairs.build import build_files
+from align.pairs.stage import PairsWork
+from align.pairs.stage import work as stage_work
+from align.recipe import load_recipe
+from align.runner import Runner
+from align.stages import STAGES
+from annotate.errors import UserError
+from annotate.jsonl import read_records, write_records
+from annotate.records import Example, Failure, PreferencePair, Prompt, Turn, replace
+
+HAND = [
+    annotated("1?", [A, D], source="digits"),  # a pair, 7 apart
+    annotated("2?", [A, CLOSE], source="digits"),  # 1 apart
+    annotated("3?", [A, ("", D[1])], source="digits"),  # nothing to compare with
+    annotated("4?", [A, B, C], source="charts"),  # a tie at 11, 2 apart
+]
+
+
+def test_the_funnel_of_four_prompts_by_hand(tmp_path):
+    compiled = work(HAND, Pairs(ties="skip")).compile({}, tmp_path)
+    assert compiled.files["funnel.json"] == {
+        "total": {"prompts": 5, "annotated": 4, "rated": 3, "margin": 2, "kept": 1},
+        "sources": {
+            "charts": {"prompts": 1, "annotated": 1, "rated": 1, "margin": 1, "kept": 0},
+            "digits": {"prompts": 4, "annotated": 3, "rated": 2, "margin": 1, "kept": 1},
+        },
+        "failures": {"completion_empty": 1, "no_margin": 1, "tied": 1},
+        "widest_difference": {"1": 1, "2": 1, "7": 1},
+        "sets": {
+            "preference": {"rows": 1, "prompts": 1, "failures": {"completion_empty": 1, "no_margin": 1, "tied": 1}},
+            # 2 + 2 + 1 + 3 answers that hold text
+            "steerlm": {"rows": 8, "prompts": 4, "failures": {}},
+            "rejection": {"rows": 4, "prompts": 4, "failures": {}},
+        },
+    }
+    assert compiled.funnel == {"prompts": 5, "annotated": 4, "rated": 3, "margin": 2, "kept": 1, "pairs": 1}
+    assert compiled.files["conditioning.json"]["text"].endswith(
+        "\nHelpfulness:4,Correctness:4,Coherence:4,Complexity:4,Verbosity:4"
+    )
+
+
+def test_the_stage_is_one_unit_whose_key_hashes_what_matters(tmp_path):
+    settings = Pairs()
+    (unit,) = work(HAND, settings).units
+    assert unit.key == work(list(HAND), settings).units[0].key
+    others = [
+        work(HAND[:3], settings),
+        work(HAND, Pairs(min_margin=3)),
+        replace(work(HAND, settings), seed=1),
+        replace(work(HAND, settings), rubric=replace(HELPSTEER, sha256="f" * 64)),
+    ]
+    assert len({unit.key, *(w.units[0].key for w in others)}) == 5
+    finished = []
+    work(HAND, settings).execute([unit], lambda key, line: finished.append((key, line)), tmp_path, print)
+    assert finished == [(unit.key, {"pairs": 2})]
+
+
+def test_no_pair_above_the_margin_stops_before_anything_is_written(tmp_path):
+    apart = work(HAND, Pairs(min_margin=8))
+    with pytest.raises(UserError) as caught:
+        apart.execute(apart.units, lambda *_: pytest.fail("must not finish"), tmp_path, print)
+    assert str(caught.value) == (
+        "no pair above the margin: pairs.min_margin is 8, and none of 4 annotated prompt(s) gave a pair "
+        "(1 completion_empty, 3 no_margin). Points between the best and the worst completion of a prompt: "
+        "1: 1, 2: 1, 7: 1 (points: prompts). Lower pairs.min_margin, or sample completions that differ more"
+    )
+    # without dpo the other sets are still wanted
+    finished = []
+    work(HAND, Pairs(min_margin=8), needs_pairs=False).execute(
+        apart.units, lambda key, line: finished.append(line), tmp_path, print
+    )
+    assert finished == [{"pairs": 0}]
+
+
+def test_annotations_that_only_compare_give_no_scores(tmp_path):
+    row = annotated("?", [A, D])
+    (rated,) = row.annotations
+    compared = replace(row, annotations=(replace(rated, mode="pairwise", preference="first", ratings=()),))
+    write_records(tmp_path / "annotated.jsonl", [compared])
+    with pytest.raises(UserError, match=r"pairwise ones only compare. Annotate with mode listwise or pointwise"):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+    (tmp_path / "annotated.jsonl").write_text("")
+    with pytest.raises(UserError, match="not one prompt was annotated"):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+
+
+def test_files_from_a_bare_annotation_file(tmp_path):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    out = tmp_path / "new" / "out"
+    funnel = build_files(tmp_path / "annotated.jsonl", out, Pairs(), 0)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "card.md",
+        "conditioning.json",
+        "failures.jsonl",
+        "funnel.json",
+        "preference.jsonl",
+        "rejection.jsonl",
+        "steerlm.jsonl",
+    ]
+    assert [p.name for p in out.parent.iterdir()] == ["out"]  # no leftovers
+    assert funnel["total"] == {"annotated": 4, "rated": 3, "margin": 2, "kept": 2}
+    assert json.loads((out / "funnel.json").read_text()) == funnel
+    assert "| all | 4 | 3 | 2 | 2 |" in (out / "card.md").read_text()
+    # the very records that the builders and the stage make
+    compiled = work(HAND, Pairs()).compile({}, tmp_path)
+    for name, kind in [("preference", PreferencePair), ("steerlm", Example), ("rejection", Example)]:
+        assert list(read_records(out / f"{name}.jsonl", kind)) == compiled.files[f"{name}.jsonl"]
+    assert list(read_records(out / "failures.jsonl", Failure)) == compiled.files["failures.jsonl"]
+    assert json.loads((out / "conditioning.json").read_text()) == compiled.files["conditioning.json"]
+
+
+def test_files_are_written_all_or_none(tmp_path):
+    source, out = tmp_path / "annotated.jsonl", tmp_path / "out"
+    write_records(source, HAND)
+    build_files(source, out, Pairs(), 0)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    write_records(tmp_path / "hand.jsonl", HAND)
+
+    with pytest.raises(UserError, match="no pair above the margin"):
+        build_files(source, out, Pairs(min_margin=9), 0)
+    write_records(source, [HAND[0], HAND[1], HAND[0]])
+    with pytest.raises(UserError, match=r"annotated.jsonl:3: prompt \w+ is there twice"):
+        build_files(source, out, Pairs(), 0)
+    source.write_text(source.read_text()[:-40])
+    with pytest.raises(UserError, match=r"annotated.jsonl:3: not a line of JSON"):
+        build_files(source, out, Pairs(), 0)
+    with pytest.raises(UserError, match=r"nowhere.jsonl: cannot be read"):
+        build_files(tmp_path / "nowhere.jsonl", out, Pairs(), 0)
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        build_files(source, source, Pairs(), 0)
+    with pytest.raises(UserError, match="no pair above the margin"):
+        build_files(tmp_path / "hand.jsonl", tmp_path / "deep" / "new", Pairs(min_margin=9), 0)
+
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["annotated.jsonl", "hand.jsonl", "out"]
+
+
+def test_scores_of_two_rubrics_are_not_mixed(tmp_path):
+    other = replace(HAND[1], annotations=tuple(replace(a, rubric_sha256="f" * 64) for a in HAND[1].annotations))
+    write_records(tmp_path / "annotated.jsonl", [HAND[0], other])
+    with pytest.raises(UserError, match=r"annotated by 2 rubrics \(helpsteer \(\w{8}\), helpsteer \(ffffffff\)\)"):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+
+
+def test_an_unknown_rubric_leaves_the_conditioning_out(tmp_path):
+    """Its highest scores are not in the annotations; guessing them from what was given would be a default score."""
+    row = replace(HAND[0], annotations=tuple(replace(a, rubric_sha256="f" * 64) for a in HAND[0].annotations))
+    write_records(tmp_path / "annotated.jsonl", [row])
+    out = tmp_path / "out"
+    build_files(tmp_path / "annotated.jsonl", out, Pairs(), 0, rubric="helpsteer")
+    assert (out / "conditioning.json").exists()
+    build_files(tmp_path / "annotated.jsonl", out, Pairs(), 0)
+    assert not (out / "conditioning.json").exists()
+
+
+def test_importing_the_builders_does_not_import_torch():
+    code = "import sys, annotate, align.pairs; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "align" in loaded and not {"torch", "transformers", "trl", "numpy", "PIL"} & set(loaded)
+
+
+def test_a_recipe_hands_the_stage_its_annotations_and_prompts(tmp_path):
+    asked = Prompt.of((Turn(role="user", text="never annotated?"),), source="charts")
+    write_records(tmp_path / "prompts.jsonl", [*(row.prompt for row in HAND), asked])
+    (tmp_path / "mine.yaml").write_text(
+        f"seed: 7\n"
+        f"runs: {tmp_path}/runs\n"
+        f"model: {tmp_path}/model\n"
+        f"prompts: {{file: {tmp_path}/prompts.jsonl}}\n"
+        f"sample: {{}}\n"
+        f"annotate: {{}}\n"
+        f"pairs: {{min_margin: 3}}\n"
+    )
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    (recipe.folder / "annotate").mkdir(parents=True)
+    write_records(recipe.folder / "annotate" / "annotated.jsonl", HAND)
+    made = stage_work(Runner(recipe, Console()).context(STAGES["pairs"]))
+    assert made == PairsWork(
+        rows=tuple(HAND),
+        prompts={"charts": 2, "digits": 3},
+        settings=Pairs(min_margin=3),
+        rubric=HELPSTEER,
+        seed=7,
+        needs_pairs=False,
+    )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    with pytest.raises(UserError, match=r"annotated.jsonl/out: cannot be written \("):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "annotated.jsonl" / "out", Pairs(), 0)

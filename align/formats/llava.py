@@ -176,9 +176,8 @@ def _write(record: Made, images: Images) -> Sequence[dict[str, Any]]:
 
 
 def _recognises(row: Row) -> bool:
-    return "conversations" in row and not {"rejected_conversations", "output_1", "chosen", "rejected", "mask"} & set(
-        row
-    )
+    others = {"rejected_conversations", "output_1", "chosen", "rejected", "mask", "images"}  # images: LLaMA-Factory's
+    return "conversations" in row and not others & set(row)
 
 
 FORMAT = Format(

@@ -6,7 +6,7 @@ r"""LLaVA-RLHF's 10,000 human preferences, as one pairwise annotation each. Only
      "preference": 1}
 
 A last answer in `conversations` only keeps the place of the outputs, and is dropped; `conversations` may also be a list
-around that list. `preference` is 1 or 2, never a tie. Keys beyond these, such as `hallucination`, go to the prompt's
+around that list. `preference` is 1 or 2, never a tie. Keys beyond these go to the prompt's
 `meta["llava_human_preference"]`. The companion image_to_caption.json (captions by image, for a reward model that is
 told more than it sees) is no file of rows, and not read.
 """

@@ -37,6 +37,7 @@ def _read(row: Row, images: Images) -> Sequence[Made]:
     _check_equal(dialogue.turns, turns[:-1])
     meta = {key: value for key, value in dialogue.meta.items() if key not in _KNOWN}
     prompt = prompt_of(dialogue, images, meta=meta)
+    at_most_one_image(prompt, "povid")
     pair = pair_from(prompt, dialogue.answer, turns[-1][1], rule="povid")
     return [with_beyond(pair, "povid", row, _plain(prompt, dialogue.answer, turns[-1][1]))]
 

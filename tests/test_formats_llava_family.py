@@ -1,0 +1,495 @@
+"""The files of LLaVA and of the alignment projects grown from it: what their rows say, and what is said of bad rows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.formats import format_named
+from align.formats.parts import UNKNOWN_MODEL
+from align.formats.reading import read_file
+from align.formats.store import ImageStore
+from align.formats.writing import write_file
+from annotate.errors import RecordError, UserError
+from annotate.records import Annotated, Example, Image, PreferencePair, Prompt, Turn, replace
+
+FIXTURES = Path(__file__).parent / "formats"
+LAMP = "images/lamp.png"
+KITE = "images/kite.png"
+NAMES = ("llava", "mllm_dpo", "povid", "vl_rlhf", "rlaif_v", "llava_human_preference")
+
+
+def store(folder: Path | None = None) -> ImageStore:
+    return ImageStore(root=FIXTURES, folder=folder)
+
+
+def fixture(name: str, folder: Path | None = None) -> list[Any]:
+    file = FIXTURES / (f"{name}.parquet" if name == "rlaif_v" else f"{name}.json")
+    return list(read_file(file, images=store(folder)))
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((FIXTURES / f"{name}.json").read_text())
+    return found
+
+
+def read(name: str, row: dict[str, Any], images: Any = None) -> Any:
+    form = format_named(name)
+    assert form.read is not None
+    (record,) = form.read(row, images or store())
+    return record
+
+
+def write(name: str, record: Any, images: Any = None) -> dict[str, Any]:
+    form = format_named(name)
+    assert form.write is not None
+    (row,) = form.write(record, images or store())
+    return row
+
+
+def asked(text: str, *paths: str) -> Prompt:
+    return Prompt.of((Turn(role="user", text=text, images=tuple(store().named(path) for path in paths)),))
+
+
+# ------------------------------------------------------------------------------------------------- what the rows say
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layout_names_the_repository_and_the_commit_it_was_read_from(name: str) -> None:
+    layout = format_named(name).layout
+    assert layout.split(" ")[0].count("/") == 1
+    sources = (FIXTURES / "README.md").read_text()
+    assert " ".join(layout.split(" ")[:2]).rstrip(",") in sources
+
+
+@pytest.mark.parametrize("name", ["llava", "mllm_dpo", "povid", "vl_rlhf"])
+def test_rows_of_the_fixtures_come_back_as_they_were(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    write_file(fixture(name), out, format_named(name), images=store())
+    # as text, so that 4 and 4.0 differ
+    assert [json.dumps(r, sort_keys=True) for r in json.loads(out.read_text())] == [
+        json.dumps(r, sort_keys=True) for r in rows(name)
+    ]
+
+
+def test_the_parquet_rows_of_the_fixture_come_back_as_they_were(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    out = tmp_path / "out.parquet"
+    write_file(fixture("rlaif_v", tmp_path / "kept"), out, format_named("rlaif_v"), images=store(tmp_path / "kept"))
+    before, after = (pyarrow.parquet.read_table(f).to_pylist() for f in (FIXTURES / "rlaif_v.parquet", out))
+    assert after == before
+
+
+def test_llava_rows_are_examples() -> None:
+    lamp, kite, warm, both = fixture("llava")
+    assert isinstance(lamp, Example) and lamp.source == "llava"
+    assert lamp.prompt == replace(asked("<image>\nWhich colour is the lamp?", LAMP), source_id="lamp-1")
+    assert lamp.completion == "It is yellow."
+    # earlier answers are the dialogue so far; keys of its own are the prompt's, as align.prompts has them
+    assert [turn.role for turn in kite.prompt.turns] == ["user", "assistant", "user"]
+    assert (kite.prompt.source, kite.prompt.meta) == ("lrv", {"polarity": "positive"})
+    assert (warm.prompt.source_id, warm.completion, warm.meta) == ("7", " Red and orange.\n", {"llava": {"id": 7}})
+    assert [image.path for image in both.prompt.images] == [LAMP, KITE]
+
+
+def test_a_llava_row_without_an_answer_is_a_prompt() -> None:
+    row = {"id": "q", "conversations": [{"from": "human", "value": "Why?"}]}
+    record = read("llava", row)
+    assert record == replace(asked("Why?"), source_id="q")
+    assert write("llava", record) == row
+    # a prompt that knows its answer says it, as align.prompts reads it
+    assert write("llava", replace(record, reference="So."))["conversations"][1] == {"from": "gpt", "value": "So."}
+
+
+def test_mllm_dpo_rows_are_pairs_with_their_reference() -> None:
+    kites, lamp, text, talk = fixture("mllm_dpo")
+    assert isinstance(kites, PreferencePair) and kites.rule == "mllm_dpo"
+    assert (kites.chosen.text, kites.rejected.text) == ("One.", "Three, of which one is green.")
+    assert kites.margin == 5.0  # 12 - 7, the sums that came along
+    assert kites.meta["reference"] == {
+        "chosen": {"logp": -3.25, "avg_logp": -0.8125, "per_token_logp": [-0.25, -1.0, -0.5, -1.5]},
+        "rejected": {"logp": -9.0, "avg_logp": -1.5, "per_token_logp": [-0.25, -1.0, -2.0, -1.75, -2.5, -1.5]},
+    }
+    assert kites.meta["mllm_dpo"]["Verbosity_candidate"] == 2
+    assert lamp.prompt == asked('<image>\nIs the lamp\'s shade "round"?', LAMP)  # a question as Python text
+    assert (lamp.margin, list(lamp.meta["mllm_dpo"])) == (None, ["question"])  # kept, so that it is written so again
+    assert (text.prompt.images, text.prompt.turns[0].text) == ((), "What does 'été' mean?")
+    assert [turn.text for turn in talk.prompt.turns] == ["<image>\nHow many kites are there?", "One.", "And lamps?"]
+
+
+def test_povid_and_vl_rlhf_rows_are_pairs() -> None:
+    sky, lamp, ice = fixture("povid")
+    assert (sky.prompt.source_id, sky.rejected.text) == ("COCO_train2014_000000000007", "A red kite and two birds.")
+    assert (lamp.chosen.text, lamp.rejected.text) == ("It is bright.", "A hand holds the switch.")
+    assert ice.prompt.images == ()
+    lamp, kite, prime = fixture("vl_rlhf")
+    assert lamp.prompt == asked("<image>\nDescribe the lamp.", LAMP)  # no placeholder: the image comes first
+    assert kite.prompt == asked("Whose kite is\n<image>", KITE)
+    assert (prime.prompt, prime.meta) == (asked("Name a prime."), {"vl_rlhf": {"source": "hand-made"}})
+
+
+def test_rlaif_v_rows_carry_their_image(tmp_path: Path) -> None:
+    lamp, kite = fixture("rlaif_v", tmp_path)
+    assert lamp.prompt.images[0].sha256 == store().named(LAMP).sha256
+    assert (tmp_path / lamp.prompt.images[0].path).read_bytes() == (FIXTURES / LAMP).read_bytes()
+    assert lamp.prompt.turns[0].text == "<image>\nWhat is the lamp's colour?"
+    assert lamp.prompt.source == "COCO"
+    # the order of the six: chosen's logp, average, tokens; then rejected's
+    assert lamp.meta["reference"]["chosen"]["avg_logp"] == -0.8125
+    assert lamp.meta["reference"]["rejected"]["per_token_logp"][2] == -2.0
+    assert kite.meta["reference"] == lamp.meta["reference"]  # its logps are a bare list, as older files have it
+    assert lamp.meta["rlaif_v"]["origin_split"] == '{"model": "llava15",  "type": "question_answering"}'
+
+
+def test_human_preferences_are_pairwise_annotations() -> None:
+    kite, lamp = fixture("llava_human_preference")
+    assert isinstance(kite, Annotated)
+    (said,) = kite.annotations
+    assert (said.backend, said.mode, said.preference, said.ratings) == ("human", "pairwise", "first", ())
+    assert said.shown_order == tuple(c.id for c in kite.completions)
+    assert [c.text for c in kite.completions] == ["It cannot be seen; it looks like cloth.", "Of red silk from China."]
+    assert kite.prompt.meta == {"llava_human_preference": {"hallucination": True}}
+    assert lamp.annotations[0].preference == "second"
+    assert [turn.text for turn in lamp.prompt.turns] == ["Is it on?\n<image>", "Yes.", "Why?"]
+    assert Annotated.from_line(lamp.to_line()) == lamp
+
+
+def test_the_captions_beside_the_human_preferences_are_no_file_of_rows(tmp_path: Path) -> None:
+    captions = tmp_path / "image_to_caption.json"
+    captions.write_text(json.dumps({"000000000007.jpg": ["A kite.", "A red kite in the sky."]}))
+    with pytest.raises(UserError, match="no format has the keys of its first row"):
+        list(read_file(captions))
+
+
+def test_human_preferences_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="llava_human_preference is only read"):
+        out, form = tmp_path / "x.json", format_named("llava_human_preference")
+        write_file(fixture("llava_human_preference"), out, form, images=store())
+
+
+# ------------------------------------------------------------------------------------------------------ malformed rows
+
+GONE = object()
+
+
+def changed(row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the row with fields replaced, or taken out where they are GONE."""
+    new = {**copy.deepcopy(row), **change}
+    return {key: value for key, value in new.items() if value is not GONE}
+
+
+def human(text: Any) -> dict[str, Any]:
+    return {"from": "human", "value": text}
+
+
+def gpt(text: Any) -> dict[str, Any]:
+    return {"from": "gpt", "value": text}
+
+
+LLAVA = {"id": "1", "image": LAMP, "conversations": [human("<image>\nWhat?"), gpt("A lamp.")]}
+BAD_LLAVA: list[tuple[dict[str, Any], str]] = [
+    ({"conversations": GONE}, 'a LLaVA row is an object with "conversations"'),
+    ({"conversations": []}, '"conversations" must be a list with at least one turn'),
+    ({"conversations": "What?"}, '"conversations" must be a list with at least one turn'),
+    ({"conversations": [human("<image>\nWhat?"), gpt("  ")]}, "conversations[1].value: empty answer; write one"),
+    ({"conversations": [human("<image>\nWhat?"), gpt(None)]}, "conversations[1].value: expected text, got NoneType"),
+    ({"conversations": [human("<image>"), gpt("A.")]}, "a user turn has no text; write the question"),
+    ({"conversations": [human("<image>\nWhat?"), human("So?"), gpt("A.")]}, "turns must alternate user, assistant"),
+    ({"conversations": [gpt("A lamp.")]}, "placeholder"),
+    (
+        {"conversations": [{"from": "user", "value": "x"}]},
+        "conversations[0].from: 'user' is none of human, gpt, system",
+    ),
+    ({"conversations": [human("What?"), gpt("A lamp.")]}, "0 <image> placeholder(s) but 1 image(s): write one <image>"),
+    ({"image": GONE}, "1 <image> placeholder(s) but 0 image(s)"),
+    ({"image": 5}, "image: expected a path or a list of paths"),
+    ({"image": "images/none.png"}, "image 'images/none.png': no such file"),
+    ({"images": [LAMP]}, 'both "image" and "images" are given; keep one'),
+    ({"id": 1.5}, "id: expected text or a number, got float"),
+    ({"conversations": [human("<image>\nWhat?"), gpt("An <image>.")]}, "the answer contains <image>"),
+    ({"conversations": [human("<image>\nWhat?"), gpt("\ud83e")]}, "half of a surrogate pair"),
+    ({"conversations": [human("<image>\nWhat\ud83e?"), gpt("A.")]}, "half of a surrogate pair"),
+]
+POVID = {**LLAVA, "rejected_conversations": [human("<image>\nWhat?"), gpt("A dog.")]}
+BAD_POVID: list[tuple[dict[str, Any], str]] = [
+    ({"conversations": GONE}, "conversations: missing"),
+    ({"rejected_conversations": GONE}, "rejected_conversations: missing"),
+    ({"rejected_conversations": {}}, '"rejected_conversations" must be a list'),
+    ({"rejected_conversations": [human("<image>\nWho?"), gpt("A.")]}, "rejected_conversations[0]: differs from"),
+    ({"rejected_conversations": [human("<image>\nWhat?")]}, "rejected_conversations: ends with a question"),
+    ({"conversations": [human("<image>\nWhat?")]}, "conversations: ends with a question; a pair needs the answer"),
+    ({"rejected_conversations": [human("<image>\nWhat?"), gpt("")]}, "rejected: empty answer"),
+    ({"conversations": [human("<image>\nWhat?"), gpt("\n")]}, "chosen: empty answer"),
+    ({"rejected_conversations": [gpt("A dog.")]}, "rejected_conversations[0]: differs from conversations[0]"),
+    ({"image": [LAMP, KITE]}, "image: expected one path (text), got list"),
+    ({"image": GONE}, "1 <image> placeholder(s) but 0 image(s)"),
+]
+VL_RLHF = {"image": LAMP, "prompt": "What?", "chosen": "A lamp.", "rejected": "A dog."}
+BAD_VL_RLHF: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": GONE}, "prompt: missing; every row needs it"),
+    ({"chosen": GONE}, "chosen: missing; every row needs it"),
+    ({"rejected": GONE}, "rejected: missing; every row needs it"),
+    ({"prompt": [human("What?")]}, "prompt: expected text, got list"),
+    ({"chosen": None}, "chosen: expected text, got NoneType"),
+    ({"rejected": 8}, "rejected: expected text, got int"),
+    ({"chosen": " \n"}, "chosen: empty answer; write one, or leave the row out"),
+    ({"rejected": "An <image>."}, "rejected: the answer contains <image>"),
+    ({"prompt": " "}, "prompt: a user turn has no text; write the question"),
+    ({"prompt": "<image> or <image>?"}, "prompt: 2 <image> placeholder(s) but 1 image(s)"),
+    ({"prompt": "<image>\nWhat?", "image": GONE}, "prompt: 1 <image> placeholder(s) but 0 image(s)"),
+    ({"image": [LAMP]}, "image: expected one path (text), got list"),
+    ({"image": ""}, "image: expected one path (text)"),
+    ({"image": "/etc/passwd"}, "image '/etc/passwd': is absolute"),
+    ({"_absent": []}, "_absent: mmalign uses this name itself"),
+]
+MLLM_DPO = {
+    "image": LAMP,
+    "question": human("<image>\nWhat?"),
+    "chosen": gpt("A lamp."),
+    "rejected": gpt("A dog."),
+    "ref_win_logp": -1.5,
+}
+TALK = [human("<image>\nWhat?"), gpt("A lamp."), human("On?"), gpt("Yes.")]
+BAD_MLLM_DPO: list[tuple[dict[str, Any], str]] = [
+    ({"question": GONE}, "question: missing; every row needs it, unless chosen and rejected are lists"),
+    ({"chosen": GONE}, "chosen: missing"),
+    ({"rejected": GONE}, "rejected: missing"),
+    ({"question": "What?"}, "question: text that is no Python dictionary"),
+    ({"question": "{'from': 'human', 'value':"}, "question: text that is no Python dictionary"),
+    ({"question": "['human', 'What?']"}, "question: text that is no Python dictionary"),
+    ({"question": "{'from': 'human', 'value': " + "'a' " * 30_000 + "}"}, "more than 100000; make it JSON"),
+    ({"question": "(" * 5_000}, "question: text that is no Python dictionary"),
+    ({"question": "__import__('os').system('true')"}, "question: text that is no Python dictionary"),
+    ({"question": gpt("<image>\nWhat?")}, 'question.from: expected "human"'),
+    ({"question": human(7)}, "question.value: expected text, got int"),
+    ({"question": human("What?")}, "question: 0 <image> placeholder(s) but 1 image(s)"),
+    ({"question": human("<image>\n")}, "question: a user turn has no text"),
+    ({"chosen": "A lamp."}, "chosen.from: None is none of human, gpt, system"),
+    ({"chosen": human("A lamp.")}, 'chosen: expected an answer, {"from": "gpt", "value": "..."}'),
+    ({"rejected": gpt("")}, "rejected: empty answer"),
+    ({"rejected": gpt("<image>")}, "rejected: the answer contains <image>"),
+    ({"image": 2.5}, "image: expected one path (text), got float"),
+    ({"ref_win_logp": "-1.5"}, "ref_win_logp: expected a finite number, got '-1.5'"),
+    ({"ref_rej_avg_logp": float("nan")}, "ref_rej_avg_logp: expected a finite number, got nan"),
+    ({"ref_win_per_token_logp": -1.0}, "ref_win_per_token_logp: expected a list of numbers, got float"),
+    ({"ref_win_per_token_logp": [-1.0, True]}, "ref_win_per_token_logp[1]: expected a finite number, got True"),
+    ({"chosen": TALK, "rejected": TALK[:2]}, "rejected: its turns before the last answer are not those of chosen"),
+    ({"chosen": TALK, "rejected": "A dog."}, '"rejected" must be a list with at least one turn'),
+    ({"chosen": TALK[:3], "rejected": TALK[:3]}, "chosen: expected an answer"),
+    ({"chosen": [*TALK[:2], gpt("So."), gpt("A.")], "rejected": [*TALK[:2], gpt("So."), gpt("B.")]}, "must alternate"),
+]
+RLAIF_V = {
+    "ds_name": "RLAIF-V",
+    "image": {"bytes": (FIXTURES / LAMP).read_bytes(), "path": "lamp.png"},
+    "question": "What?",
+    "chosen": "A lamp.",
+    "rejected": "A dog.",
+    "origin_dataset": "COCO",
+    "origin_split": "{}",
+    "idx": "3",
+    "image_path": "coco/lamp.png",
+    "logps": json.dumps({"logps": [-1.0, -0.5, [-0.5], -2.0, -1.0, [-1.0]]}),
+}
+BAD_RLAIF_V: list[tuple[dict[str, Any], str]] = [
+    ({"question": GONE}, "question: missing; every row needs it"),
+    ({"chosen": GONE}, "chosen: missing; every row needs it"),
+    ({"rejected": GONE}, "rejected: missing; every row needs it"),
+    ({"image": GONE}, 'image: expected {"bytes": ..., "path": ...} with the image itself'),
+    ({"image": {"bytes": None, "path": "lamp.png"}}, 'image: expected {"bytes": ..., "path": ...}'),
+    ({"image": {"bytes": b"GIF no", "path": "lamp.png"}}, "embedded image 'lamp.png'"),
+    ({"question": None}, "question: expected text, got NoneType"),
+    ({"question": "<image>\nWhat?"}, "question: contains <image>; RLAIF-V puts the image before the question"),
+    ({"question": "  "}, "question: a user turn has no text"),
+    ({"chosen": ""}, "chosen: empty answer"),
+    ({"rejected": "see <image>"}, "rejected: the answer contains <image>"),
+    ({"origin_dataset": 4}, "origin_dataset: expected text, got int"),
+    ({"origin_split": "llava15"}, "origin_split: 'llava15' is not JSON"),
+    ({"logps": "-1.0, -0.5"}, "logps: '-1.0, -0.5' is not JSON"),
+    ({"logps": [-1.0]}, "logps: expected text, got list"),
+    ({"logps": "[-1.0, -0.5, [-0.5]]"}, "logps: expected six values"),
+    ({"logps": '{"logps": [-1.0, -0.5, [-0.5], -2.0, null, [-1.0]]}'}, "logps: one of the six is null"),
+    ({"logps": "[-1.0, -0.5, [-0.5], -2.0, NaN, [-1.0]]"}, "logps[4]: expected a finite number, got nan"),
+    ({"logps": "[-1.0, [-0.5], -0.5, -2.0, -1.0, [-1.0]]"}, "logps[1]: expected a finite number, got [-0.5]"),
+    ({"votes": {"of": [b"\x01"]}}, "votes.of[0]: a record cannot keep bytes; drop the field"),
+    ({"weight": float("inf")}, "weight: inf is no number that a record can keep"),
+]
+HUMAN = {
+    **LLAVA,
+    "output_1": {"from": "llava", "value": "A lamp."},
+    "output_2": {"from": "llava", "value": "A dog."},
+    "preference": 1,
+}
+BAD_HUMAN: list[tuple[dict[str, Any], str]] = [
+    ({"conversations": GONE}, "conversations: missing; every row needs it"),
+    ({"output_1": GONE}, 'output_1: expected {"from": "...", "value": "an answer"}, got None'),
+    ({"output_2": "A dog."}, "output_2: expected"),
+    ({"output_2": {"from": "llava", "value": ""}}, "output_2.value: empty answer"),
+    ({"preference": GONE}, "preference: None is neither 1 (output_1) nor 2 (output_2)"),
+    ({"preference": 0}, "preference: 0 is neither 1 (output_1) nor 2 (output_2)"),
+    ({"preference": True}, "preference: True is neither"),
+    ({"preference": "1"}, "preference: '1' is neither"),
+    ({"preference": 1.0}, "preference: 1.0 is neither"),
+    ({"conversations": [[human("What?")], []]}, "conversations[0].from: None is none of"),
+    ({"image": GONE}, "1 <image> placeholder(s) but 0 image(s)"),
+]
+
+
+def told(name: str, good: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    read(name, good)
+    with pytest.raises(RecordError) as error:
+        read(name, changed(good, change))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_LLAVA)
+def test_a_bad_llava_row_is_told(change: dict[str, Any], words: str) -> None:
+    told("llava", LLAVA, change, words)
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_POVID)
+def test_a_bad_povid_row_is_told(change: dict[str, Any], words: str) -> None:
+    told("povid", POVID, change, words)
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_VL_RLHF)
+def test_a_bad_vl_rlhf_row_is_told(change: dict[str, Any], words: str) -> None:
+    told("vl_rlhf", VL_RLHF, change, words)
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_MLLM_DPO)
+def test_a_bad_mllm_dpo_row_is_told(change: dict[str, Any], words: str) -> None:
+    told("mllm_dpo", MLLM_DPO, change, words)
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_RLAIF_V)
+def test_a_bad_rlaif_v_row_is_told(change: dict[str, Any], words: str) -> None:
+    told("rlaif_v", RLAIF_V, change, words)
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_HUMAN)
+def test_a_bad_row_of_human_preferences_is_told(change: dict[str, Any], words: str) -> None:
+    told("llava_human_preference", HUMAN, change, words)
+
+
+def test_a_bad_row_is_told_with_its_place_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.json"
+    file.write_text(json.dumps([VL_RLHF, changed(VL_RLHF, {"rejected": ""})]))
+    with pytest.raises(UserError) as error:
+        list(read_file(file, images=store()))
+    assert str(error.value) == f"{file} row 2: rejected: empty answer; write one, or leave the row out"
+
+
+# ------------------------------------------------------------------------------------------- what a format cannot hold
+
+
+def pair(prompt: Prompt, chosen: str = "A lamp.", **rest: Any) -> PreferencePair:
+    from align.formats.parts import pair_from
+
+    return pair_from(prompt, chosen, "A dog.", rule="preference", **rest)
+
+
+TWO = asked("<image> or\n<image>?", LAMP, KITE)
+LONG = Prompt.of(
+    (*asked("<image>\nWhat?", LAMP).turns, Turn(role="assistant", text="A lamp."), Turn(role="user", text="On?"))
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "words"),
+    [
+        ("mllm_dpo", pair(TWO), "mllm_dpo holds one image a row, this prompt has 2"),
+        ("povid", pair(TWO), "povid holds one image a row, this prompt has 2"),
+        ("vl_rlhf", pair(TWO), "vl_rlhf holds one image a row, this prompt has 2"),
+        ("rlaif_v", pair(TWO), "rlaif_v holds one image a row, this prompt has 2"),
+        ("vl_rlhf", pair(LONG), "vl_rlhf holds one question and its answers, no longer dialogue"),
+        ("rlaif_v", pair(LONG), "rlaif_v holds one question and its answers, no longer dialogue"),
+        ("rlaif_v", pair(asked("Why?")), "one image, before the question, in every row; here text only"),
+        ("rlaif_v", pair(asked("What?\n<image>", LAMP)), "here the image stands elsewhere"),
+        (
+            "rlaif_v",
+            pair(asked("<image>\nWhat?", LAMP), meta={"reference": {"chosen": {"logp": -1.0}}}),
+            "all six reference log-probabilities or none",
+        ),
+        (
+            "rlaif_v",
+            pair(
+                Prompt.of(
+                    (
+                        Turn(
+                            role="user", text="<image>\nWhat?", images=(Image(path="images/none.png", sha256="0" * 64),)
+                        ),
+                    )
+                )
+            ),
+            "image 'images/none.png'",
+        ),
+        ("povid", asked("Why?"), "povid holds preference pairs, not Prompt"),
+        ("llava", pair(asked("Why?")), "llava holds examples and prompts, not PreferencePair"),
+        ("llava", Example.of(prompt=asked("Why?"), completion="<image>", source="x"), "the answer contains <image>"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_told(name: str, record: Any, words: str) -> None:
+    with pytest.raises(RecordError) as error:
+        write(name, record)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mllm_dpo", "povid", "vl_rlhf", "rlaif_v"])
+def test_answers_not_to_be_trained_upon_are_not_written(name: str) -> None:
+    good = pair(asked("<image>\nWhat?", LAMP))
+    for text, words in (("", "chosen: empty answer"), ("an <image>", "chosen: the answer contains <image>")):
+        with pytest.raises(RecordError, match=words):
+            write(name, replace(good, chosen=replace(good.chosen, text=text)))
+
+
+# ------------------------------------------------------------------------------------ what was changed is not undone
+
+
+def in_other_words(record: PreferencePair) -> PreferencePair:
+    return replace(record, chosen=replace(record.chosen, text="In other words."))
+
+
+ODD: list[tuple[str, dict[str, Any], Callable[[dict[str, Any]], str]]] = [
+    # (format, a row in a form that is not the usual one, where its chosen answer is)
+    ("mllm_dpo", {**MLLM_DPO, "chosen": {**gpt("A lamp."), "score": 4}, "votes": 3}, lambda r: r["chosen"]["value"]),
+    ("mllm_dpo", {**MLLM_DPO, "question": '{"from":"human","value":"<image>\\nWhat?"}', "votes": 3},
+     lambda r: r["chosen"]["value"]),
+    ("povid", {**POVID, "id": 5, "votes": 3}, lambda r: r["conversations"][-1]["value"]),
+    ("vl_rlhf", {**VL_RLHF, "prompt": "<image>\nWhat?", "votes": 3}, lambda r: r["chosen"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "row", "chosen"), ODD)
+def test_a_record_that_was_changed_is_written_as_it_is_now(
+    name: str, row: dict[str, Any], chosen: Callable[[dict[str, Any]], str]
+) -> None:
+    record = read(name, row)
+    assert write(name, record) == row
+    written = write(name, in_other_words(record))
+    assert chosen(written) == "In other words."
+    assert written["votes"] == 3
+    assert read(name, written).prompt == record.prompt
+
+
+def test_log_probabilities_computed_anew_replace_the_old_ones(tmp_path: Path) -> None:
+    row = {**RLAIF_V, "logps": "[-1.0, -0.5, [-0.5], -2.0, -1.0, [-1.0]]"}
+    images = store(tmp_path)
+    record = read("rlaif_v", row, images)
+    assert write("rlaif_v", record, images) == row
+    new = {side: {"logp": -8.0, "avg_logp": -4.0, "per_token_logp": [-8.0]} for side in ("chosen", "rejected")}
+    written = write("rlaif_v", replace(record, meta={**record.meta, "reference": new}), images)
+    assert json.loads(written["logps"]) == {"logps": [-8.0, -4.0, [-8.0], -8.0, -4.0, [-8.0]]}
+    assert (written["idx"], written["origin_split"]) == ("3", "{}")
+
+
+def test_a_pair_of_ours_loses_only_who_answered(tmp_path: Path) -> None:
+    ours = pair(replace(asked("<image>\nWhat?", LAMP), source="lrv", source_id="17", meta={"polarity": "positive"}))
+    back = read("povid", write("povid", ours))
+    assert back.prompt == ours.prompt
+    assert back.chosen.model == UNKNOWN_MODEL

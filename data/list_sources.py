@@ -51,7 +51,7 @@ def _cells(script: str, source: Source) -> Iterator[str]:
 
 
 def _told(hub: Hub) -> str:
-    more = [f"`{text}`" for text in (hub.config, hub.revision) if text]
+    more = [f"`{text}`" for text in (hub.config, (hub.revision or "").removeprefix("refs/")[:15]) if text]
     return ", ".join([f"`{hub.id}`", *more, *([f"split `{hub.split}`"] if hub.split != "train" else [])])
 
 

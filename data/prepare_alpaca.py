@@ -28,7 +28,7 @@ def read(raw: Raw, _type: str) -> Iterator[Row | Excluded]:
 SOURCE = Source(
     name="alpaca",
     title="Alpaca",
-    licence="CC BY-NC 4.0, by its card and repository",
+    licence="CC BY-NC 4.0, by its card and its repository's README",
     url="https://github.com/tatsu-lab/stanford_alpaca (alpaca_data.json)",
     rows=52_002,
     modality="text",
@@ -36,7 +36,7 @@ SOURCE = Source(
         "default": (
             Part(
                 files=("alpaca_data.json", "train-*.parquet", "data/train-*.parquet"),
-                hub=Hub(id="tatsu-lab/alpaca"),
+                hub=Hub(id="tatsu-lab/alpaca", revision="dce01c9b08f87459cf36a430d809084718273017"),
             ),
         )
     },

@@ -23,6 +23,7 @@ from sources import Hub, Part, Raw, Row, Source, list_of, made_unique, number_of
 
 from annotate.errors import RecordError
 
+PINNED = "d797a9893b90d2ce71e4810f843a9aeba47bd67b"
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
@@ -77,11 +78,11 @@ SOURCE = Source(
     rows=35_331,
     modality="text",
     subsets={
-        "train": (Part(files=("train.jsonl", "train.jsonl.gz"), hub=Hub(id="nvidia/HelpSteer")),),
+        "train": (Part(files=("train.jsonl", "train.jsonl.gz"), hub=Hub(id="nvidia/HelpSteer", revision=PINNED)),),
         "validation": (
             Part(
                 files=("validation.jsonl", "validation.jsonl.gz"),
-                hub=Hub(id="nvidia/HelpSteer", split="validation"),
+                hub=Hub(id="nvidia/HelpSteer", split="validation", revision=PINNED),
             ),
         ),
     },

@@ -60,7 +60,16 @@ SOURCE = Source(
     modality="image",
     images="the folder train2017 of COCO (http://images.cocodataset.org/zips/train2017.zip)",
     subsets={
-        "default": (Part(files=(FILE,), hub=Hub(id="zhiqings/LLaVA-Human-Preference-10K", data_files=FILE)),),
+        "default": (
+            Part(
+                files=(FILE,),
+                hub=Hub(
+                    id="zhiqings/LLaVA-Human-Preference-10K",
+                    data_files=FILE,
+                    revision="e60c9e520dde0c331f1b833ec991789ed238554c",
+                ),
+            ),
+        )
     },
     read=read,
 )

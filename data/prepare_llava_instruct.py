@@ -78,6 +78,10 @@ def _key(raw: dict[str, Any]) -> int | None:
         return None  # `read` tells
 
 
+def _on_hub(name: str) -> Hub:
+    return Hub(id=ON_HUB, data_files=name, revision="011f884bcf152693aca1d531d067f31e748bea02")
+
+
 SOURCE = Source(
     name="llava_instruct",
     title="LLaVA-Instruct-150K",
@@ -88,11 +92,9 @@ SOURCE = Source(
     types=("conversation", "detail", "reasoning", "unknown"),
     images="the folder train2017 of COCO (http://images.cocodataset.org/zips/train2017.zip)",
     subsets={
-        "types": tuple(
-            Part(files=(name,), type=type_, hub=Hub(id=ON_HUB, data_files=name)) for type_, name in TYPE_FILES.items()
-        ),
-        "150k": (Part(files=("llava_instruct_150k.json",), hub=Hub(id=ON_HUB, data_files="llava_instruct_150k.json")),),
-        "80k": (Part(files=("llava_instruct_80k.json",), hub=Hub(id=ON_HUB, data_files="llava_instruct_80k.json")),),
+        "types": tuple(Part(files=(name,), type=type_, hub=_on_hub(name)) for type_, name in TYPE_FILES.items()),
+        "150k": (Part(files=("llava_instruct_150k.json",), hub=_on_hub("llava_instruct_150k.json")),),
+        "80k": (Part(files=("llava_instruct_80k.json",), hub=_on_hub("llava_instruct_80k.json")),),
     },
     read=read,
     unpack=unpack,

@@ -16,7 +16,7 @@ from sources import Excluded, Hub, Part, Raw, Row, Source, id_of, optional_text,
 from annotate.records import IMAGE_PLACEHOLDER
 
 GPT4, GPT35 = "1M-GPT4-Augmented.parquet", "3_5M-GPT3_5-Augmented.parquet"
-ON_HUB = "Open-Orca/OpenOrca"
+ON_HUB, PINNED = "Open-Orca/OpenOrca", "3e85783ecb0db83df8b30dbbd94107857b5ac830"
 
 
 def read(raw: Raw, part_type: str) -> Iterator[Row | Excluded]:
@@ -31,8 +31,8 @@ def read(raw: Raw, part_type: str) -> Iterator[Row | Excluded]:
         yield Row(id=own_id, turns=turns, type=part_type, meta={"task": "instruction"})
 
 
-_GPT4 = Part(files=(GPT4,), type="gpt4", hub=Hub(id=ON_HUB, data_files=GPT4))
-_GPT35 = Part(files=(GPT35,), type="gpt35", hub=Hub(id=ON_HUB, data_files=GPT35))
+_GPT4 = Part(files=(GPT4,), type="gpt4", hub=Hub(id=ON_HUB, data_files=GPT4, revision=PINNED))
+_GPT35 = Part(files=(GPT35,), type="gpt35", hub=Hub(id=ON_HUB, data_files=GPT35, revision=PINNED))
 SOURCE = Source(
     name="orca",
     title="OpenOrca",

@@ -50,7 +50,7 @@ SOURCE = Source(
         "train": (
             Part(
                 files=("train-*.parquet", "data/train-*.parquet", "scigraphqa*.json", "scigraphqa*.jsonl"),
-                hub=Hub(id="alexshengzhili/SciGraphQA-295K-train"),
+                hub=Hub(id="alexshengzhili/SciGraphQA-295K-train", revision="846da24ffbde24b2992520cc332de677208a68bd"),
             ),
         ),
         "test": (

@@ -27,6 +27,7 @@ from sources import with_image_first as shown
 from annotate.errors import RecordError, UserError
 
 QUESTIONS = "v2_OpenEnded_mscoco_train2014_questions.json"
+PINNED = "32665d35052eb4a6d4414851c3c829a72754915a"
 ANNOTATIONS = "v2_mscoco_train2014_annotations.json"
 
 
@@ -96,7 +97,9 @@ SOURCE = Source(
     modality="image",
     images="the folder train2014 of COCO (http://images.cocodataset.org/zips/train2014.zip)",
     subsets={
-        "train": (Part(files=(QUESTIONS,), hub=Hub(id="lmms-lab/VQAv2", data_files="data/train-*.parquet")),),
+        "train": (
+            Part(files=(QUESTIONS,), hub=Hub(id="lmms-lab/VQAv2", data_files="data/train-*.parquet", revision=PINNED)),
+        ),
     },
     read=read,
     unpack=unpack,

@@ -30,6 +30,7 @@ from annotate.records import IMAGE_PLACEHOLDER, Failure, Image, Prompt, Reason, 
 
 _ENCODE = msgspec.msgpack.Encoder()
 _DECODE = msgspec.msgpack.Decoder(Row)
+_SURROGATE = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
 CHUNK = 256
 """So many rows have their images looked at together."""
 
@@ -126,9 +127,10 @@ def collect(
             made = list(source.read(raw, part_type))
             for row in made:
                 _check(row)
-        except RecordError as error:
-            counts.malformed[str(error)[:120]] += 1
-            counts.failures.append(_failure(place, Reason.INVALID_INPUT, str(error)))
+        except (RecordError, UnicodeEncodeError) as error:
+            why = str(error) if isinstance(error, RecordError) else _SURROGATE
+            counts.malformed[why[:120]] += 1
+            counts.failures.append(_failure(place, Reason.INVALID_INPUT, why))
             continue
         for row in made:
             if isinstance(row, Excluded):
@@ -144,10 +146,7 @@ def _check(row: Row | Excluded) -> None:
     """What would fail only once the images are known is said before the draw, so that it is counted for every row."""
     if isinstance(row, Excluded):
         return
-    try:
-        msgspec.json.encode(row.turns)
-    except UnicodeEncodeError:
-        raise RecordError("holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from None
+    msgspec.json.encode((row.turns, row.meta))  # as it will be written; raises on half of a surrogate pair
     shown = sum(text.count(IMAGE_PLACEHOLDER) for _, text in row.turns)
     held = len(row.image_files) + len(row.image_bytes)
     if shown != held:

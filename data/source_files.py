@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ def json_items(path: Path, *keys: str) -> Iterator[tuple[str, Any]]:
     for key in reversed(keys):
         kind = msgspec.defstruct("Holder", [("inner", kind)], rename={"inner": key})
     for place, raw in enumerate(_list_in(path, _contents(path), kind, keys), start=1):
-        yield f"{path.name} row {place}", _DECODE.decode(raw)
+        yield f"{path.name} row {place}", _DECODE.decode(raw) if isinstance(raw, msgspec.Raw) else raw
 
 
 def _contents(path: Path) -> Any:
@@ -118,17 +119,30 @@ def _contents(path: Path) -> Any:
         return data[3:] if data[:3] == b"\xef\xbb\xbf" else data
 
 
-def _list_in(path: Path, text: Any, kind: Any, keys: tuple[str, ...]) -> list[msgspec.Raw]:
+def _list_in(path: Path, text: Any, kind: Any, keys: tuple[str, ...]) -> list[Any]:
     where = "".join(f"[{key!r}]" for key in keys)
     try:
         value = msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: expected a list of rows{f' in {where}' if keys else ''} ({error})") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if "escape" in str(error) or "surrogate" in str(error):
+            return _list_by_json(path, text, keys)
         raise UserError(f"{path}: not JSON ({error}); is the download complete?") from None
     for _ in keys:
         value = value.inner
     return value  # type: ignore[no-any-return]
+
+
+def _list_by_json(path: Path, text: Any, keys: tuple[str, ...]) -> list[Any]:
+    """A file with half of a surrogate pair somewhere, which msgspec refuses whole: so the row can be told by itself."""
+    try:
+        value = json.loads(bytes(text))
+        for key in keys:
+            value = value[key]
+        return list(value)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); is the download complete?") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:

@@ -42,7 +42,7 @@ class Hub:
     split: str = "train"
     data_files: str | None = None
     revision: str | None = None
-    """A commit or branch, where one is needed; `--revision` says another."""
+    """The commit whose list of files was looked up, or the branch that is needed; `--revision` says another."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,15 @@ from functools import cached_property
 from pathlib import Path
 
 from align.context import Context
-from align.pairs.build import Account, conditioning_json, sorted_out
+from align.pairs.account import Account
+from align.pairs.build import conditioning_json
 from align.pairs.card import dataset_card
 from align.pairs.lengths import balanced
 from align.pairs.score import check_settings
 from align.pairs.sets import Maker
 from align.settings import Annotate, Pairs
 from annotate.errors import UserError
-from annotate.records import Annotated, Record, Rubric, canonical_json
+from annotate.records import Annotated, Failure, Record, Rubric, canonical_json
 from annotate.rubric import load_rubric
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
@@ -55,9 +56,12 @@ class PairsWork:
         account = Account(settings, prompts=self.prompts)
         for row in self.rows:
             made = maker(row)
-            account.add(row, made.sets)
-            for name, record in sorted_out(made.sets):
-                files[name].append(record)
+            account.add(made)
+            for name, rows in made.sets.items():
+                if not isinstance(rows[0], Failure):
+                    files[name] += rows
+                elif name == "preference":  # the failures of other sets are in the funnel
+                    files["failures"] += rows
         return files, account
 
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:

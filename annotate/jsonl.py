@@ -32,7 +32,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 return
             except jsonlines.InvalidLineError as error:
                 reason = str(error).split(" (line")[0]
-                raise UserError(_no_json(path, error.lineno, reason)) from None
+                raise UserError(no_json(path, error.lineno, reason)) from None
 
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:
@@ -43,21 +43,37 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
         except RecordError as error:
             raise UserError(f"{path}:{number}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(_no_json(path, number, error)) from None
+            raise UserError(no_json(path, number, error)) from None
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each line of `path` as (line number from 1, bytes). Raises `UserError` where there is no such file."""
+def read_lines(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Each line of `path` as (line number from 1, bytes). Raises `UserError` where there is no such file.
+
+    Of a part of a file, the lines that begin from byte `start` on and before `end`, counted from 1 as well: parts that
+    meet have every line once.
+    """
     try:
-        stream = path.open("rb")
+        stream = path.open("rb", buffering=_BUFFER)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
     with stream:
+        if start:
+            stream.seek(start - 1)
+            start += len(stream.readline()) - 1
+        left = None if end is None else end - start
         for number, line in enumerate(stream, start=1):
-            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= len(line)
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 and not start else line
 
 
-def _no_json(path: Path, number: int, reason: object) -> str:
+_BUFFER = 1 << 20
+
+
+def no_json(path: Path, number: int, reason: object) -> str:
+    """The words for a line that is not JSON."""
     return f"{path}:{number}: not a line of JSON ({reason}); cut in half, or not UTF-8?"
 
 

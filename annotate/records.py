@@ -143,7 +143,7 @@ class Rubric(Record, frozen=True, kw_only=True):
 
     def check(self, scores: Mapping[str, int], where: str = "scores") -> None:
         """Raise `RecordError` unless every attribute has an integer within its scale, and nothing else is scored."""
-        if set(scores) != set(self.attributes):
+        if scores.keys() != self.attributes.keys():
             raise RecordError(f"{where}: rubric {self.name} scores {sorted(self.attributes)}, got {sorted(scores)}")
         for name, scale in self.attributes.items():
             value = scores[name]

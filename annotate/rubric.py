@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from annotate.errors import UserError
-from annotate.records import Rubric, Scale
+from annotate.errors import RecordError, UserError
+from annotate.records import Annotated, Rubric, Scale
 
 FOLDER = Path(__file__).parent / "rubrics"
 RESERVED = {"completion", "rationale", "reasoning", "ratings", "preference"}
@@ -62,6 +62,29 @@ def load_rubric(name_or_path: str) -> tuple[Rubric, str]:
     }
     rubric = Rubric(name=front["name"], sha256=hashlib.sha256(data).hexdigest(), attributes=scales)
     return rubric, guide.strip()
+
+
+def check_scores(annotated: Annotated, rubric: Rubric | None = None) -> None:
+    """Raise `RecordError` for a score of 5 where the rubric ends at 4.
+
+    Without `rubric` it is the shipped one that an annotation says it followed; any other cannot be looked up.
+    """
+    for annotation in annotated.annotations:
+        known = rubric or followed(annotation.rubric, annotation.rubric_sha256)
+        if known is None:
+            continue
+        for rating in annotation.ratings:
+            try:
+                known.check(rating.scores)
+            except RecordError:
+                known.check(rating.scores, f"annotation {annotation.id}, completion {rating.completion_id}")
+
+
+@lru_cache(maxsize=64)
+def followed(name: str, sha256: str) -> Rubric | None:
+    """The shipped rubric of this name, if it is the very one."""
+    found = load_rubric(name)[0] if name in shipped() else None
+    return found if found and found.sha256 == sha256 else None
 
 
 def _find(name_or_path: str) -> Path:

@@ -1,11 +1,10 @@
-"""Verbs on bare files: `align validate FILE`, `align pairs ANNOTATED.jsonl OUTDIR`."""
+"""Verbs on bare files: `align validate FILE`, `align pairs FILE OUTDIR`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from align.console import Console
@@ -15,7 +14,7 @@ from align.yaml_lines import parse_value
 from annotate import records
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import read_rows
-from annotate.rubric import load_rubric, shipped
+from annotate.rubric import check_scores
 
 _KINDS: dict[str, type[records.Record]] = {
     kind.SCHEMA: kind
@@ -69,7 +68,7 @@ def _first(path: Path) -> object:
         return None
 
 
-def _check_records(path: Path, kind: type[records.Record], rubric: records.Rubric | None = None) -> int:
+def _check_records(path: Path, kind: type[records.Record]) -> int:
     """How many records there are. Raises `UserError` with every line that is none, or scores outside its rubric."""
     faults = []
     count = 0
@@ -77,8 +76,8 @@ def _check_records(path: Path, kind: type[records.Record], rubric: records.Rubri
         count += 1
         try:
             record = kind.from_json(row)
-            for annotation in record.annotations if isinstance(record, records.Annotated) else ():
-                _check_scores(annotation, rubric)
+            if isinstance(record, records.Annotated):
+                check_scores(record)
         except RecordError as error:
             faults.append(f"{path}:{number}: {error}")
     if faults:
@@ -86,34 +85,40 @@ def _check_records(path: Path, kind: type[records.Record], rubric: records.Rubri
     return count
 
 
-def _check_scores(annotation: records.Annotation, rubric: records.Rubric | None) -> None:
-    """A score of 5 where the rubric ends at 4; a rubric that is neither given nor shipped cannot be looked up."""
-    rubric = rubric or _shipped(annotation.rubric, annotation.rubric_sha256)
-    for rating in annotation.ratings if rubric else ():
-        assert rubric is not None
-        rubric.check(rating.scores, f"annotation {annotation.id}, completion {rating.completion_id}")
-
-
-@cache
-def _shipped(name: str, sha256: str) -> records.Rubric | None:
-    found = load_rubric(name)[0] if name in shipped() else None
-    return found if found and found.sha256 == sha256 else None
+def pair_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `align pairs` takes for bare files."""
+    files = parser.add_argument_group("for bare files")
+    files.add_argument("--from", dest="form", default="auto", metavar="FORMAT", help="what FILE is (default: its keys)")
+    files.add_argument("--rubric", help="the rubric that was followed, where it is not a shipped one")
+    files.add_argument("--image-root", metavar="DIR", help="folder that image paths are relative to: opens and hashes")
+    files.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    files.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per processor for files of 32 MB and more)"
+    )
 
 
 def pairs(options: argparse.Namespace, console: Console) -> int:
-    """Training sets from an annotation file made elsewhere: `align pairs ANNOTATED.jsonl OUTDIR [min_margin=3 ...]`."""
+    """Training sets from a file of ratings of any format: `align pairs FILE OUTDIR [min_margin=3 ...]`."""
     from align.pairs.build import build_files
 
     if not options.changes or "=" in options.changes[0]:
-        raise UserError("align pairs ANNOTATED.jsonl OUTDIR [key=value ...]: say where the training sets are to go")
+        raise UserError("align pairs FILE OUTDIR [key=value ...]: say where the training sets are to go")
     outdir, *changes = options.changes
     faults = Faults("command line", {})
     settings = Pairs(**read_block(Pairs, dict(_parsed(changes)), "", faults))
     if faults.texts:
         raise UserError(*faults.texts)
-    rubric = load_rubric(options.rubric)[0] if options.rubric else None
-    _check_records(Path(options.recipe), records.Annotated, rubric)
-    funnel = build_files(Path(options.recipe), Path(outdir), settings, options.seed, rubric=options.rubric)
+    root = getattr(options, "image_root", None)
+    bar = console.bar("pairs", 0, 0)
+    try:
+        funnel = build_files(
+            Path(options.recipe), Path(outdir), settings, options.seed, rubric=options.rubric,
+            form=getattr(options, "form", "auto"), image_root=Path(root) if root else None,
+            workers=getattr(options, "workers", None),
+            progress=lambda done, total: bar.set(done >> 20, total >> 20, "MB"),
+        )  # fmt: skip
+    finally:
+        bar.close()
     text = json.dumps(funnel, indent=1, ensure_ascii=False)
     console.result(f"{text}\nwritten to {outdir}", outdir=outdir, funnel=funnel)
     return 0

@@ -1,233 +1,277 @@
-"""All training sets from one annotation file, and the account of where every prompt went.
+"""All training sets from a file of ratings, and the account of where every prompt went.
 
     align pairs runs/demo/annotate/annotated.jsonl out/
+    align pairs helpsteer.jsonl out/ --workers 8
 
     out/preference.jsonl  steerlm.jsonl  rejection.jsonl  failures.jsonl  conditioning.json  funnel.json  card.md
 
-funnel.json counts prompts, in all and per source; the difference between two neighbours is explained by `failures`:
+The file is cut into parts; each is read, checked, built and written in one go (`parts.py`), by as many processes as
+there are processors, and what they wrote is put together in the order of the parts: the same bytes whatever the number
+of processes. Rows of formats with one completion a row are brought together by prompt first, on disk
+(`align/formats/grouping.py`). Memory holds one part a process, however long the file.
 
-    {"total": {"annotated": 4, "rated": 4, "margin": 3, "kept": 3}, "sources": {"charts": {...}},
-     "failures": {"no_margin": 1}, "widest_difference": {"0": 1, "5": 3},
-     "sets": {"preference": {"rows": 3, "prompts": 3, "failures": {"no_margin": 1}}, "steerlm": {...}, ...}}
-
-`rated`: two completions or more can be compared. `margin`: two that say different things differ by the margin. `kept`:
-not left out by `ties: skip` or `fraction`. `widest_difference`: whole points between best and worst -> prompts.
+Everything wrong with the file is told at once, and then nothing is written.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
-import math
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from align.formats import format_named
+from align.formats.containers import Progress, container_of, placed_at
+from align.formats.grouping import buckets_for
+from align.formats.reading import format_of
+from align.pairs.account import Account
 from align.pairs.card import dataset_card
-from align.pairs.preference import build_preference_pairs, widest_difference
-from align.pairs.rejection import build_rejection_examples
-from align.pairs.score import check_settings, usable
-from align.pairs.steerlm import build_steerlm_examples, conditioning
+from align.pairs.lengths import Gaps
+from align.pairs.parts import OWN, Built, Job, Part, build_part, deal_part, gaps_of_part
+from align.pairs.score import check_settings
+from align.pairs.sets import SETS
+from align.pairs.steerlm import conditioning
 from align.settings import Pairs
+from align.workers import InOrder, crew, processors
 from annotate.errors import UserError
-from annotate.jsonl import dump_line, read_records
-from annotate.records import Annotated, Failure, Reason, Record, Rubric
-from annotate.rubric import load_rubric, shipped
+from annotate.records import Rubric, replace
+from annotate.rubric import followed, load_rubric
 
-SETS = ("preference", "steerlm", "rejection")
+T = TypeVar("T")
 FILES = (*(f"{name}.jsonl" for name in SETS), "failures.jsonl", "conditioning.json", "funnel.json", "card.md")
-_LOST_BEFORE = {
-    Reason.COMPLETIONS_MISSING: "rated",
-    Reason.UNRATED: "rated",
-    Reason.COMPLETION_EMPTY: "rated",
-    Reason.NO_MARGIN: "margin",
-    Reason.IDENTICAL: "margin",
-    Reason.TIED: "kept",
-    Reason.FILTERED: "kept",
-}
-_STEPS = ("annotated", "rated", "margin", "kept")
+PART_BYTES = 8 << 20
+WORTH_WORKERS = 32 << 20
+"""Bytes from which on several processes are started unasked."""
+
+
+def build_files(
+    ratings: Path,
+    outdir: Path,
+    settings: Pairs,
+    seed: int,
+    *,
+    rubric: str | None = None,
+    form: str = "auto",
+    image_root: Path | None = None,
+    workers: int | None = None,
+    progress: Progress = lambda done, total: None,
+    context: BaseContext | None = None,
+) -> dict[str, Any]:
+    """From a file of ratings, in any format that holds some, to the files above; returns the funnel.
+
+    All files are written, or none. conditioning.json needs to know the highest scores: from `rubric` (name or path), or
+    from the shipped rubric that the annotations say they followed; else it is left out. Images are opened and hashed
+    only with an `image_root`. `workers`: processes; by default one per processor if the file is worth it. `context`:
+    how they are started.
+    """
+    check_settings(settings)
+    given = load_rubric(rubric)[0] if rubric else None
+    if outdir.exists() and not outdir.is_dir():
+        raise UserError(f"{outdir}: is a file; give a folder to write to")
+    size, lines, form = _looked_at(ratings, form)
+    if workers is None:
+        workers = processors() if size >= WORTH_WORKERS else 1
+    try:
+        with _workspace(outdir) as workspace:
+            job = Job(
+                path=ratings, lines=lines, form=form, settings=settings, seed=seed, rubric=given, image_root=image_root,
+                image_folder=workspace / "images", workspace=workspace, in_parts=workers > 1,
+            )  # fmt: skip
+            with crew(workers, context=context) as work:
+                made = _build(job, size, work, progress)
+            funnel = _write_summaries(made, job)
+            _move(workspace, outdir)
+            return funnel
+    except OSError as error:
+        raise UserError(f"{outdir}: cannot be written ({error.strerror})") from None
+
+
+def _looked_at(path: Path, form: str) -> tuple[int, bool, str]:
+    """Size of the file, whether it can be cut into parts, and the name of its format."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            zipped = stream.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
+    if not size:
+        return 0, True, OWN
+    return size, container_of(path) == "jsonl" and not zipped, format_of(path, form).name
+
+
+@contextmanager
+def _workspace(outdir: Path) -> Iterator[Path]:
+    """A folder beside OUTDIR, gone in the end. What a killed run left is known by its free lock, and goes too."""
+    near = next(folder for folder in outdir.absolute().parents if folder.exists())
+    prefix = f".{outdir.name}.pairs-"
+    for left in near.glob(f"{glob.escape(prefix)}*"):
+        with suppress(OSError), (left / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=near))
+    try:
+        with (workspace / "lock").open("wb") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield workspace
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _move(workspace: Path, outdir: Path) -> None:
+    """What was made, to where it is wanted; what an earlier run made and this one did not goes."""
+    for image in (workspace / "images").glob("*"):
+        (outdir / "images").mkdir(parents=True, exist_ok=True)
+        image.replace(outdir / "images" / image.name)
+    outdir.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (workspace / name).exists():
+            (workspace / name).replace(outdir / name)
+        else:
+            (outdir / name).unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------- parts and the whole
 
 
 @dataclass
-class Account:
-    """Where every prompt went; fed one prompt at a time."""
+class _Whole:
+    """What the parts add up to."""
 
     settings: Pairs
-    prompts: Mapping[str, int] | None = None
-    """Prompts per source before annotation, where known."""
-    steps: dict[str, Counter[str]] = field(default_factory=dict)
-    widest: Counter[int] = field(default_factory=Counter)
-    sets: dict[str, dict[str, Counter[str]]] = field(
-        default_factory=lambda: {name: {"count": Counter(), "failures": Counter()} for name in SETS}
-    )
+    account: Account
+    rubrics: set[tuple[str, str]] = field(default_factory=set)
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
+    faults: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, row: Annotated, made: Mapping[str, list[Record]]) -> None:
-        """Count what `sets_of(row)` made."""
-        lost = next((f.reason for f in made["preference"] if isinstance(f, Failure)), None)
-        reached = _STEPS if lost is None else _STEPS[: _STEPS.index(_LOST_BEFORE[lost])]
-        self.steps.setdefault(row.prompt.source, Counter()).update(reached)
-        rated = usable(row, self.settings.score, at_least=2)
-        if not isinstance(rated, Failure):
-            self.widest[math.floor(widest_difference(rated))] += 1
-        for name in SETS:
-            failed = [record.reason.value for record in made[name] if isinstance(record, Failure)]
-            self.sets[name]["failures"].update(failed)
-            if not failed:
-                self.sets[name]["count"].update(rows=len(made[name]), prompts=1)
+    def add(self, built: Built, before: int) -> None:
+        """`before`: rows of the file before those that the part counts from 1."""
+        self.faults += [(before + number, text) for number, text in built.faults]
+        self.rubrics |= built.rubrics
+        self.ids += built.ids
+        self.numbers.extend([before + number for number in built.numbers] if before else built.numbers)
+        if built.account is not None:
+            self.account.update(built.account)
 
-    @property
-    def failures(self) -> Counter[str]:
-        """Reason -> prompts without a pair."""
-        return self.sets["preference"]["failures"]
 
-    @property
-    def pairs(self) -> int:
-        return self.sets["preference"]["count"]["rows"]
+def _build(job: Job, size: int, work: InOrder, progress: Progress) -> _Whole:
+    cut = [Part(i, at, at + PART_BYTES) for i, at in enumerate(range(0, size, PART_BYTES))]
+    parts = cut if job.lines else [Part(0)]
+    flat = format_named(job.form).read_group is not None
+    passes = 1 + flat + (job.settings.length_gap == "balance")
+    done = _Steps(size, passes, progress)
+    faults: list[tuple[int, str]] = []
+    if flat:
+        job = replace(job, buckets=buckets_for(size))
+        job, faults = _dealt(job, parts, work, done)
+        parts = [Part(bucket) for bucket in range(job.buckets)]
+    if job.settings.length_gap == "balance":
+        job = replace(job, settings=_balanced(job, parts, work, done))
+    whole = _Whole(job.settings, Account(job.settings), faults=faults)
+    before = 0
+    for part, built in zip(parts, done(work(partial(build_part, job), parts), len(parts)), strict=True):
+        whole.add(built, 0 if flat else before)
+        before += built.rows
+        if job.in_parts:
+            _append(job, part)
+    whole.faults += _twice(whole.ids, whole.numbers)
+    if whole.faults:
+        container = container_of(job.path)
+        raise UserError(*(f"{placed_at(job.path, container, number)}: {text}" for number, text in sorted(whole.faults)))
+    return whole
 
-    def total(self) -> dict[str, int]:
-        """The funnel over all sources."""
-        return self._counts(*self.steps, *(self.prompts or ()))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "total": self.total(),
-            "sources": {source: self._counts(source) for source in sorted({*self.steps, *(self.prompts or ())})},
-            "failures": dict(sorted(self.failures.items())),
-            "widest_difference": {str(points): n for points, n in sorted(self.widest.items())},
-            "sets": {
-                name: {
-                    "rows": counted["count"]["rows"],
-                    "prompts": counted["count"]["prompts"],
-                    "failures": dict(sorted(counted["failures"].items())),
-                }
-                for name, counted in self.sets.items()
-            },
-        }
+class _Steps:
+    """Tells how far all passes over all parts are, in bytes."""
 
-    def _counts(self, *sources: str) -> dict[str, int]:
-        wanted = set(sources)
-        known = {} if self.prompts is None else {"prompts": sum(self.prompts.get(source, 0) for source in wanted)}
-        steps = {step: sum(self.steps[s][step] for s in wanted if s in self.steps) for step in _STEPS}
-        return {**known, **steps}
+    def __init__(self, size: int, passes: int, progress: Progress) -> None:
+        self.size, self.total, self.progress = size, size * passes, progress
+        self.before = 0
 
-    def require_pairs(self) -> None:
-        """Raise `UserError` if no prompt gave a pair: there would be nothing to train on."""
-        if self.pairs:
-            return
-        annotated = self.total()["annotated"]
-        if not annotated:
-            raise UserError("no pair: not one prompt was annotated; see the failures of `annotate`")
-        if self.failures[Reason.UNRATED.value] == annotated:
-            raise UserError(
-                "no pair: the annotations hold no scores to choose by; pairwise ones only compare. "
-                "Annotate with mode listwise or pointwise"
-            )
-        why = ", ".join(f"{n} {reason}" for reason, n in sorted(self.failures.items()))
-        spread = ", ".join(f"{points}: {n}" for points, n in sorted(self.widest.items())) or "none could be compared"
+    def __call__(self, results: Iterator[T], n: int) -> Iterator[T]:
+        for i, result in enumerate(results, start=1):
+            yield result
+            self.progress(self.before + self.size * i // n, self.total)
+        self.before += self.size
+
+
+def _dealt(job: Job, parts: Sequence[Part], work: InOrder, done: _Steps) -> tuple[Job, list[tuple[int, str]]]:
+    """Pass 1 of a flat format."""
+    first_numbers, faults = [0], list[tuple[int, str]]()
+    for built in done(work(partial(deal_part, job), parts), len(parts)):
+        faults += [(first_numbers[-1] + number, text) for number, text in built.faults]
+        first_numbers.append(first_numbers[-1] + built.rows)
+    return replace(job, first_numbers=tuple(first_numbers)), faults
+
+
+def _balanced(job: Job, parts: Sequence[Part], work: InOrder, done: _Steps) -> Pairs:
+    """A pass to find the bounds at which both sides are as long; see `lengths.py`."""
+    loose = replace(job, settings=replace(job.settings, length_gap=None))
+    found = Gaps()
+    for gaps in done(work(partial(gaps_of_part, loose), parts), len(parts)):
+        found.count.update(gaps.count)
+    return replace(job.settings, length_gap=found.bounds()) if found.count else loose.settings
+
+
+def _append(job: Job, part: Part) -> None:
+    """What a part wrote, to the end of what the parts before it did."""
+    for name in (*job.settings.sets, "failures"):
+        written = job.output(name, part.place)
+        if written.stat().st_size:
+            with written.open("rb") as source, (job.workspace / f"{name}.jsonl").open("ab") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        written.unlink()
+
+
+def _twice(ids: array[int], numbers: array[int]) -> Iterator[tuple[int, str]]:
+    """The prompts that are there more than once: (number, what is wrong). Sorted in shares, so that memory is flat."""
+    shares = [array("Q") for _ in range(256)]
+    for id in ids:
+        shares[id >> 56].append(id)
+    twice: set[int] = set()
+    for share in shares:
+        in_order = sorted(share)
+        twice.update(one for one, other in pairwise(in_order) if one == other)
+    first: dict[int, int] = {}
+    for id, number in zip(ids, numbers, strict=True) if twice else ():
+        if id in twice and first.setdefault(id, number) != number:
+            yield number, f"prompt {id:016x} is there twice, first in row {first[id]}; merge its annotations"
+
+
+# ------------------------------------------------------------------------------------------------------- the summaries
+
+
+def _write_summaries(made: _Whole, job: Job) -> dict[str, Any]:
+    if len(made.rubrics) > 1:
+        names = ", ".join(f"{name} ({sha256[:8]})" for name, sha256 in sorted(made.rubrics))
         raise UserError(
-            f"no pair above the margin: pairs.min_margin is {self.settings.min_margin:g}, and none of {annotated} "
-            f"annotated prompt(s) gave a pair ({why}). Points between the best and the worst completion of a prompt: "
-            f"{spread} (points: prompts). Lower pairs.min_margin, or sample completions that differ more"
+            f"{job.path}: annotated by {len(made.rubrics)} rubrics ({names}), whose scores are not comparable"
         )
-
-
-def sets_of(row: Annotated, settings: Pairs, *, seed: int) -> dict[str, list[Record]]:
-    """What one prompt gives to each training set: records, or one Failure saying why there is none."""
-    return {
-        "preference": list(build_preference_pairs([row], settings, seed=seed)),
-        "steerlm": list(build_steerlm_examples([row], settings, seed=seed)),
-        "rejection": list(build_rejection_examples([row], settings, seed=seed)),
-    }
+    made.account.require_pairs()
+    funnel = made.account.to_json()
+    _write_json(job.workspace / "funnel.json", funnel)
+    (job.workspace / "card.md").write_text(dataset_card(funnel, made.settings), encoding="utf-8")
+    used = job.rubric or next((followed(*rubric) for rubric in made.rubrics), None)
+    if used is not None:
+        _write_json(job.workspace / "conditioning.json", conditioning_json(used, made.settings))
+    return funnel
 
 
 def conditioning_json(rubric: Rubric, settings: Pairs) -> dict[str, Any]:
     """What is appended to prompts when the SteerLM model answers: the highest value of every attribute."""
     highest = {name: scale.high for name, scale in rubric.attributes.items()}
     return {"text": conditioning(highest, settings), "attributes": highest, "rubric": rubric.name}
-
-
-def build_files(
-    annotated: Path, outdir: Path, settings: Pairs, seed: int, *, rubric: str | None = None
-) -> dict[str, Any]:
-    """From a bare annotation file to the files above; returns the funnel. All of them are written, or none.
-
-    conditioning.json needs to know the highest scores: from `rubric` (name or path), or from the shipped rubric that
-    the annotations say they followed; else it is left out.
-    """
-    check_settings(settings)
-    given = load_rubric(rubric)[0] if rubric else None
-    if outdir.exists() and not outdir.is_dir():
-        raise UserError(f"{outdir}: is a file; give a folder to write to")
-    workspace = None
-    try:
-        near = next(folder for folder in outdir.absolute().parents if folder.exists())
-        workspace = Path(tempfile.mkdtemp(prefix=f".{outdir.name}.", dir=near))
-        funnel = _write_all(annotated, workspace, settings, seed, given)
-        outdir.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if (workspace / name).exists():
-                (workspace / name).replace(outdir / name)
-            else:
-                (outdir / name).unlink(missing_ok=True)  # of an earlier run
-        return funnel
-    except OSError as error:
-        raise UserError(f"{outdir}: cannot be written ({error.strerror})") from None
-    finally:
-        if workspace is not None:
-            shutil.rmtree(workspace, ignore_errors=True)
-
-
-def _write_all(annotated: Path, workspace: Path, settings: Pairs, seed: int, rubric: Rubric | None) -> dict[str, Any]:
-    account = Account(settings)
-    seen: set[str] = set()
-    rubrics: set[tuple[str, str]] = set()
-    with ExitStack() as stack:
-        files = {
-            name: stack.enter_context((workspace / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n"))
-            for name in (*SETS, "failures")
-        }
-        for number, row in enumerate(read_records(annotated, Annotated), start=1):
-            if row.prompt.id in seen:
-                raise UserError(f"{annotated}:{number}: prompt {row.prompt.id} is there twice; merge its annotations")
-            seen.add(row.prompt.id)
-            rubrics.update((a.rubric, a.rubric_sha256) for a in row.annotations)
-            made = sets_of(row, settings, seed=seed)
-            account.add(row, made)
-            for name, record in sorted_out(made):
-                files[name].write(dump_line(record))
-    if len(rubrics) > 1:
-        names = ", ".join(f"{name} ({sha256[:8]})" for name, sha256 in sorted(rubrics))
-        raise UserError(f"{annotated}: annotated by {len(rubrics)} rubrics ({names}), whose scores are not comparable")
-    account.require_pairs()
-    funnel = account.to_json()
-    _write_json(workspace / "funnel.json", funnel)
-    (workspace / "card.md").write_text(dataset_card(funnel, settings), encoding="utf-8")
-    used = rubric or _shipped_rubric(rubrics)
-    if used is not None:
-        _write_json(workspace / "conditioning.json", conditioning_json(used, settings))
-    return funnel
-
-
-def sorted_out(made: Mapping[str, list[Record]]) -> Iterable[tuple[str, Record]]:
-    """(file, record): failures.jsonl accounts for the pairs; those of the other sets are in the funnel."""
-    for name, records in made.items():
-        for record in records:
-            if not isinstance(record, Failure):
-                yield name, record
-            elif name == "preference":
-                yield "failures", record
-
-
-def _shipped_rubric(used: set[tuple[str, str]]) -> Rubric | None:
-    for name, sha256 in used:
-        if name in shipped():
-            rubric, _ = load_rubric(name)
-            return rubric if rubric.sha256 == sha256 else None
-    return None
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,0 +1,164 @@
+r"""Formats with one completion a row, such as HelpSteer: the rows of a prompt brought together, on disk.
+
+    {"prompt": "A?", "response": "a1", ...}          (1, {"prompt": "A?", "response": "a1", ...})
+    {"prompt": "B?", "response": "b1", ...}    ->    (3, {"prompt": "A?", "response": "a2", ...})     one group,
+    {"prompt": "A?", "response": "a2", ...}          (2, {"prompt": "B?", "response": "b1", ...})     another
+
+Pass 1 (`Partition`) deals the rows into buckets, one file each, by a hash of what rows of a prompt have in common;
+pass 2 (`groups`) reads one bucket at a time and yields its groups in the order of the hash. So the groups come in an
+order that does not depend on that of the rows, each row with its number in the file, and memory holds one bucket.
+Both passes can be spread over processes: pass 1 over parts of the file, pass 2 over buckets.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from align.formats.containers import Progress, read_rows
+from align.formats.format import Format, Images, Made, Row
+from annotate.errors import RecordError
+
+Told = Callable[[int, object], None]
+"""Called with the number of a row and what is wrong with it."""
+Group = Sequence[tuple[int, Row]]
+"""The rows of one prompt with their numbers, in the order of the file."""
+BUCKET_BYTES = 8 << 20
+"""Of the file, dealt into one bucket: decoded, some five times as much in memory."""
+MOST_BUCKETS = 1024
+_BUFFERED_BYTES = 8 << 20
+
+
+class Entry(NamedTuple):
+    """A row on its way to its group. The part of the file comes before the number: parts count from 1 each."""
+
+    hash: int
+    part: int
+    number: int
+    row: dict[str, Any]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(list[Entry])
+_BY_HASH = itemgetter(0)
+
+
+def buckets_for(size: int) -> int:
+    """How many buckets a file of so many bytes is dealt into."""
+    return min(MOST_BUCKETS, max(1, -(-size // BUCKET_BYTES)))
+
+
+class Partition:
+    """Pass 1, into the bucket files of a folder: `add` rows, then `flush`. Each process has its own files."""
+
+    def __init__(self, folder: Path, buckets: int, key: Callable[[Row], str]) -> None:
+        self.folder, self.buckets, self.key = folder, buckets, key
+        self._held = [bytearray() for _ in range(buckets)]
+        self._counts = [0] * buckets
+        self._bytes = 0
+
+    def add(self, part: int, number: int, row: Any, told: Told) -> None:
+        """Deal out one row; one that has no key, or cannot be kept, is told."""
+        if not isinstance(row, dict):
+            told(number, f"expected an object, got {type(row).__name__}")
+            return
+        try:
+            key = self.key(row)
+        except RecordError as error:
+            told(number, error)
+            return
+        digest = int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+        bucket = digest * self.buckets >> 64  # the order of the buckets is that of the hashes, however many there are
+        held = self._held[bucket]
+        before = len(held)
+        try:
+            _ENCODER.encode_into((digest, part, number, row), held, before)
+        except (OverflowError, UnicodeEncodeError) as error:  # an integer of more than 64 bits, half a surrogate pair
+            del held[before:]
+            told(number, f"holds what no format can keep ({error})")
+            return
+        self._counts[bucket] += 1
+        self._bytes += len(held) - before
+        if self._bytes >= _BUFFERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what is held to the files. Opened anew each time: there may be more buckets than open files."""
+        for bucket, held in enumerate(self._held):
+            if held:
+                with _file(self.folder, bucket, os.getpid()).open("ab") as stream:
+                    # an array of msgpack: its mark, how many, and the entries as they are
+                    stream.write(len(held).to_bytes(8, "big"))
+                    stream.write(b"\xdd" + self._counts[bucket].to_bytes(4, "big"))
+                    stream.write(held)
+                held.clear()
+                self._counts[bucket] = 0
+        self._bytes = 0
+
+
+def _file(folder: Path, bucket: int, process: int | str) -> Path:
+    return folder / f"bucket-{bucket:04}.{process}"
+
+
+def groups(folder: Path, bucket: int, first_numbers: Sequence[int]) -> Iterator[Group]:
+    """Pass 2: the groups of one bucket. `first_numbers`: per part what its rows' numbers are counted from."""
+    entries: list[Entry] = []
+    for file in folder.glob(_file(folder, bucket, "*").name):
+        with file.open("rb") as stream:
+            while size := int.from_bytes(stream.read(8), "big"):
+                entries += _DECODER.decode(stream.read(size + 5))
+    entries.sort(key=itemgetter(0, 1, 2))
+    for _, group in groupby(entries, _BY_HASH):
+        yield [(first_numbers[part] + number, row) for _, part, number, row in group]
+
+
+def records_of(group: Group, form: Format, images: Images, told: Told) -> Sequence[Made]:
+    """The record of one group; where it is none, the rows at fault are told."""
+    assert form.read_group is not None
+    try:
+        return form.read_group([row for _, row in group], images)
+    except RecordError as error:
+        alone = 0
+        for number, row in group:
+            try:
+                form.read_group([row], images)
+            except RecordError as fault:
+                alone += 1
+                told(number, fault)
+        if not alone:  # each is sound by itself: together they are not
+            told(group[-1][0], f"{error} (its prompt begins in row {group[0][0]})")
+        return ()
+
+
+def read_grouped(path: Path, form: Format, images: Images, told: Told, progress: Progress) -> Iterator[Made]:
+    """Every record of a file of a flat format; the buckets are kept in the system's folder for temporary files."""
+    size = path.stat().st_size
+    with tempfile.TemporaryDirectory(prefix="align-") as name:
+        folder = Path(name)
+        buckets = partition_rows(path, folder, form, told, lambda done, total: progress(done, 2 * total))
+        for bucket in range(buckets):
+            for group in groups(folder, bucket, [0]):
+                yield from records_of(group, form, images, told)
+            progress(size + size * (bucket + 1) // buckets, 2 * size)
+
+
+def partition_rows(path: Path, folder: Path, form: Format, told: Told, progress: Progress) -> int:
+    """Pass 1 over a whole file of any container, in this process. Returns the number of buckets."""
+    assert form.group_key is not None
+    buckets = buckets_for(path.stat().st_size)
+    partition = Partition(folder, buckets, form.group_key)
+    for placed in read_rows(path, progress=progress):
+        if placed.fault:
+            told(placed.number, placed.fault)
+        else:
+            partition.add(0, placed.number, placed.value, told)
+    partition.flush()
+    return buckets

@@ -9,8 +9,8 @@ r"""LLaVA's conversation JSON: what comes in, and the turns or the example that 
 Keys that LLaVA does not know, such as `polarity`, go to the prompt's `meta`; `source` names the collection.
 
 `FORMAT`: the same prompt, and the last answer is the completion of an `Example`; a row without one is a `Prompt`. Both
-are written; a prompt's `reference` stands as the answer. LLaVA's own trainer opens one image a row; its successors take
-lists, so several images are written as one.
+are written; a prompt's `reference` stands as the answer. Earlier answers are context here, while LLaVA's trainer learns
+them too. That trainer opens one image a row; its successors take lists, so several images are written as one.
 """
 
 from __future__ import annotations

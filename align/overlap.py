@@ -13,10 +13,8 @@ What stands in more than 1% of the questions (and in more than ten) is the set's
 single word." is: such n-grams and lines count for none of them. Of the turns of a question the first is compared as an
 exact text, later ones where they have 8 words.
 
-Images are equal by sha256 of their bytes, or *near*: a 64-bit DCT hash and a 64-bit gradient hash both differ in at
-most `distance` bits. That finds copies that were resized, stretched, recompressed, turned grey, made lighter, or
-cropped by a few percent; not mirrored, turned or further cropped ones. Near ones are to be looked at: two charts with
-one frame differ little. Flat images (blank, one colour) look like each other and are compared with nothing.
+Images are equal by sha256 of their bytes, or *near*, as `align/prints.py` says. Near ones are to be looked at: two
+charts with one frame differ little. Flat images (blank, one colour) look alike and are compared with nothing.
 
 A question about an image is asked again only where image and text meet in one record; without images, text alone
 decides. Held in memory: of the questions their words and n-grams (about 200 bytes each), of the other data one line per
@@ -25,43 +23,20 @@ distinct image and per question that was found; what is found does not depend on
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from align.formats.images import FORMATS
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL.Image import Image as Picture
+from align.prints import DISTANCE, ImagePrint, near
 
 SIZES = (13, 8)
 MIN_SHARE = 0.5
-DISTANCE = 5
-FLAT = 4.0
-"""Standard deviation, of 255 grey levels at 32 x 32 pixels, below which an image shows too little to be told by."""
 SHOWN = 100
 """Findings named in a result; all are counted."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImagePrint:
-    """What an image is compared by; hashes None: flat, or only the sha256 of its bytes is known."""
-
-    sha256: str
-    dct: int | None = None
-    gradient: int | None = None
-    flat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +75,7 @@ def _lines(text: str) -> list[list[str]]:
 def _forms(questions: Sequence[Sequence[str]]) -> set[str]:
     """Lines that many questions share."""
     found = Counter(line for texts in questions for line in {" ".join(w) for t in texts for w in _lines(t)})
-    # a question of one line is no form of words, however often it is asked about other images
-    whole = {" ".join(words(text)) for texts in questions for text in texts}
-    return {line for line, count in found.items() if count > _many(len(questions)) and line not in whole}
+    return {line for line, count in found.items() if count > _many(len(questions))}
 
 
 def _many(n: int) -> int:
@@ -120,7 +93,7 @@ class Hit:
 
 
 class TextIndex:
-    """Which of some questions stand in a text."""
+    """Which of some questions, all different, stand in a text."""
 
     def __init__(self, questions: Sequence[Sequence[str]], *, sizes: Sequence[int]) -> None:
         least = min(sizes)
@@ -174,109 +147,6 @@ class TextIndex:
                 yield number, Hit(share=share, exact=False, shown=next(iter(found)))
 
 
-# ----------------------------------------------------------------------------------------------------------- images
-
-
-def fingerprint(picture: Picture) -> tuple[int, int] | None:
-    """The two hashes of an image, None where it is flat; the same bits as `phash` and `dhash` of ImageHash 4.3.
-
-    Ours, since the library would bring scipy and PyWavelets (150 MB) for a cosine transform of 32 x 32 pixels.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:  # what a viewer shows: the image on white, not what its colours hide
-        shown = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
-    grey = picture.convert("L")
-    small = np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
-    if small.std() < FLAT:
-        return None
-    low = _cosines() @ small @ _cosines().T
-    steps = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS), dtype=np.int16)
-    return _bits(low > np.median(low)), _bits(steps[:, 1:] > steps[:, :-1])
-
-
-@cache
-def _cosines() -> NDArray[np.float64]:
-    """The eight lowest frequencies of a DCT-II over 32 points."""
-    import numpy as np
-
-    return np.asarray(2 * np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32) + 1) / 64))
-
-
-def _bits(of: NDArray[np.bool_]) -> int:
-    import numpy as np
-
-    return int.from_bytes(np.packbits(of).tobytes(), "big")
-
-
-def read_print(path: Path) -> ImagePrint | None:
-    """What the image in a file is compared by; None where there is no usable one."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    return fingerprint_of(data)
-
-
-def fingerprint_of(data: bytes, *, max_pixels: int = 50_000_000) -> ImagePrint | None:
-    """What an image is compared by, of its bytes; None where they are no usable image."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images; `max_pixels` is the limit
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                if picture.width * picture.height > max_pixels:
-                    return None
-                found = fingerprint(picture)
-    except Exception:  # decoders raise anything on corrupt files; that it cannot be read is what there is to know
-        return None
-    dct, gradient = found or (None, None)
-    return ImagePrint(sha256=hashlib.sha256(data).hexdigest(), dct=dct, gradient=gradient, flat=found is None)
-
-
-def near(a: NDArray[np.uint64], b: NDArray[np.uint64], distance: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """All (i, j) for which a[i] and b[j] differ in at most `distance` bits, without comparing each with each.
-
-    Of four 16-bit quarters at least one then differs in at most distance // 4 bits (Norouzi et al. 2012): each quarter
-    of `a` looks up its few neighbours in a table of that quarter of `b`.
-    """
-    import numpy as np
-
-    rows, columns = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=np.intp)]
-    for quarter in range(4):
-        shift = np.uint64(16 * quarter)
-        ours, theirs = ((x >> shift).astype(np.uint16) for x in (a, b))
-        order = np.argsort(theirs, kind="stable")
-        begins = np.searchsorted(theirs[order], np.arange(2**16 + 1))
-        for mask in _masks(distance // 4):
-            wanted = ours ^ np.uint16(mask)
-            counts = begins[wanted.astype(np.intp) + 1] - begins[wanted]
-            i = np.repeat(np.arange(len(a)), counts)
-            within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
-            j = order[np.repeat(begins[wanted], counts) + within]
-            close = _popcount(a[i] ^ b[j]) <= distance
-            rows.append(i[close])
-            columns.append(j[close])
-    both = np.unique(np.stack([np.concatenate(rows), np.concatenate(columns)]), axis=1)
-    return both[0], both[1]
-
-
-def _masks(radius: int) -> list[int]:
-    """All 16-bit numbers with at most `radius` bits set."""
-    return [mask for mask in range(2**16) if mask.bit_count() <= radius]
-
-
-def _popcount(x: NDArray[np.uint64]) -> NDArray[np.int64]:
-    import numpy as np
-
-    ones = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.int64)
-    return np.asarray(sum(ones[(x >> np.uint64(16 * q)).astype(np.uint16)] for q in range(4)))
-
-
 # ------------------------------------------------------------------------------------------------------------- both
 
 
@@ -294,11 +164,15 @@ class Overlap:
     ) -> None:
         self.name, self.distance, self.min_share = name, distance, min_share
         self.questions = sorted(questions, key=lambda q: (q.id, q.texts))
-        self.index = TextIndex([q.texts for q in self.questions], sizes=sizes)
+        texts: dict[tuple[str, ...], int] = {}
+        self.wording = [texts.setdefault(q.texts, len(texts)) for q in self.questions]
+        """The number of each question's texts: POPE asks one question about many images."""
+        self.about_images = {number for q, number in zip(self.questions, self.wording, strict=True) if q.n_images}
+        self.index = TextIndex(list(texts), sizes=sizes)
         self.best: dict[int, tuple[Hit, str]] = {}
-        """Question -> where most of it stands in one text, and the record of that text."""
+        """Number -> where most of it stands in one text, and the record of that text."""
         self.meetings: dict[int, dict[str, str]] = defaultdict(dict)
-        """Question about an image -> sha256 of each image it was found beside -> record."""
+        """Number, of a question about an image -> sha256 of each image it was found beside -> record."""
         self.prints: dict[str, tuple[ImagePrint, str]] = {}
         """sha256 -> image of the records, and the first record by id that has it."""
         self.n_records = self.n_images = self.n_unreadable = 0
@@ -320,7 +194,7 @@ class Overlap:
         old = self.best.get(number)
         if old is None or _rank(hit, record.id) < _rank(*old):
             self.best[number] = (hit, record.id)
-        if hit.share >= self.min_share and self.questions[number].n_images:
+        if hit.share >= self.min_share and number in self.about_images:
             met = self.meetings[number]
             for image in record.images:
                 met[image.sha256] = min(record.id, met.get(image.sha256, record.id))
@@ -328,13 +202,14 @@ class Overlap:
     def result(self) -> dict[str, Any]:
         """What was found, the surest first; ids of both sides."""
         images = self._images()
-        found = [row for n, q in enumerate(self.questions) if (row := self._finding(n, q, images)) is not None]
+        numbered = list(zip(self.wording, self.questions, strict=True))
+        found = [row for number, q in numbered if (row := self._finding(number, q, images)) is not None]
         found.sort(key=lambda f: (not f["leaked"], f["text"] is None, f["image"] is None, -f["share"], f["item"]))
         texts, pictures = (Counter(f[key] for f in found) for key in ("text", "image"))
-        asked = {f["item"] for f in found if f["text"] in ("exact", "contained")}
+        asked = {number for number, (hit, _) in self.best.items() if hit.share >= self.min_share}
         with_images = [q for q in self.questions if q.n_images]
         comparable = [q for q in with_images if self._comparable(q)]
-        known = [q for q in self.questions if not q.n_images or q.id not in asked or self._comparable(q)]
+        known = [q for number, q in numbered if not q.n_images or number not in asked or self._comparable(q)]
         why = self._why(with_images)
         return {
             "name": self.name,
@@ -346,7 +221,7 @@ class Overlap:
                 "exact": texts["exact"],
                 "contained": texts["contained"],
                 "touched": texts["touched"],
-                "exact_only": sum(not total for total in self.index.totals),
+                "exact_only": sum(not self.index.totals[number] for number in self.wording),
             },
             "images": {
                 "shared": _share(pictures["same"] + pictures["near"], len(comparable), why),

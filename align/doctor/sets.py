@@ -23,7 +23,8 @@ from align.evaluate.benchmark import read_row
 from align.formats.containers import read_rows
 from align.formats.reading import format_of, read_file
 from align.formats.store import UNOPENED
-from align.overlap import Entry, ImagePrint, fingerprint_of, read_print
+from align.overlap import Entry
+from align.prints import ImagePrint, fingerprint_of, read_print
 from annotate.errors import RecordError, UserError
 from annotate.records import Annotated, Example, Image, PreferencePair, Prompt
 
@@ -152,7 +153,7 @@ def _lines(path: Path) -> Iterator[Entry]:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield Entry(id=f"line {number}", texts=(line,))
+                    yield Entry(id=f"line {number}", texts=(line.strip(),))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as lines of text ({error})") from None
 

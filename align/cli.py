@@ -83,6 +83,16 @@ VERBS = {
             "align convert runs/demo/pairs/preference.jsonl pairs.parquet --to trl --image-root data/demo/images",
         ),
     ),
+    "doctor": Verb(
+        help="what is wrong with a preference data set: length, position, ties, duplicates, leakage",
+        run="align.commands.doctor:run",
+        takes="own",
+    ),
+    "agreement": Verb(
+        help="an annotator against people, against itself, against another one",
+        run="align.commands.agreement:run",
+        takes="own",
+    ),
     "env": Verb(
         help="check the installation",
         run="align.commands.env:check",
@@ -94,7 +104,11 @@ VERBS = {
             help=text,
             takes="recipe or files" if name == "pairs" else "recipe",
             examples=(f"align {name} recipes/demo.yaml",)
-            + (("align pairs annotated.jsonl outdir min_margin=3",) if name == "pairs" else ()),
+            + (
+                ("align pairs annotated.jsonl outdir min_margin=3", "align pairs helpsteer.jsonl outdir --workers 8")
+                if name == "pairs"
+                else ()
+            ),
         )
         for name, text in _STAGES.items()
     },
@@ -191,7 +205,7 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if about.takes in ("recipe", "recipe or files"):
-        files = ", or ANNOTATED.jsonl OUTDIR" if about.takes == "recipe or files" else ""
+        files = ", or FILE OUTDIR: ratings in any format" if about.takes == "recipe or files" else ""
         parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe, *.yaml{files}")
         parser.add_argument("changes", nargs="*", metavar="key=value", help="dotted keys of the recipe")
     elif about.takes == "run":
@@ -202,8 +216,7 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
     elif about.takes == "own":
         import_module(about.run.partition(":")[0]).arguments(parser)
     if verb == "pairs":
-        parser.add_argument("--seed", type=int, default=0, help="for bare files: seed of the draws (default: 0)")
-        parser.add_argument("--rubric", help="for bare files: the rubric, where it is not a shipped one")
+        import_module("align.commands.files").pair_arguments(parser)
     if about.run.startswith("align.commands.road"):
         parser.add_argument("--yes", action="store_true", help="spend money where a stage would")
         if verb in ("annotate", "teach"):
@@ -218,7 +231,7 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
 
 
 def _epilog(verb: str, about: Verb) -> str:
-    lines = ["examples:", *(f"  {example}" for example in about.examples)]
+    lines = ["examples:", *(f"  {example}" for example in about.examples)] if about.examples else []
     if verb in _STAGES:
         lines += ["", f"options of the recipe's block `{verb}` (* changes nothing that is done):", *_options(verb)]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="IN... OUT", help="files to read (shards of one set), one to write")
     parser.add_argument("--to", required=True, metavar="FORMAT", help="what to write; see below")
     parser.add_argument(
-        "--from", dest="form", default="auto", metavar="FORMAT", help="what IN is (default: its keys tell)"
+        "--from", "--format", dest="form", default="auto", metavar="FORMAT", help="what IN is (default: its keys tell)"
     )
     parser.add_argument("--image-root", metavar="DIR", help="folder that image paths are relative to: opens and hashes")
     parser.add_argument(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   align doctor preference.jsonl
   align doctor annotated.jsonl preference.jsonl             scores and pairs together: drift can be known
-  align doctor rlaif_v.parquet --form rlaif_v --out doctor
+  align doctor rlaif_v.parquet --from rlaif_v --out doctor
   align doctor recipes/demo.yaml                            what the run's finished stages annotate and pairs left
   align doctor pairs.jsonl --image-root coco --against pope=llava_pope_test.jsonl,val2014 --against mt=question.jsonl
   align doctor pairs.jsonl --fail-on max_length_win_rate=0.6 max_leakage=0 max_contradictions=0     exit 3 if broken
@@ -32,7 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="annotated rows and pairs in any format, or a recipe and key=value"
     )
-    parser.add_argument("--form", default="auto", metavar="FORMAT", help="what FILE is (default: its keys tell)")
+    parser.add_argument(
+        "--from",
+        "--format",
+        dest="form",
+        default="auto",
+        metavar="FORMAT",
+        help="what FILE is (default: its keys tell)",
+    )
     parser.add_argument("--image-root", metavar="DIR", help="folder that image paths of FILE are relative to")
     parser.add_argument(
         "--against", action="append", default=[], metavar="NAME=FILE[,IMAGE_ROOT]", help="an evaluation set to look for"

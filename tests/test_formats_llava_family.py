@@ -1,31 +1,23 @@
-"""The files of LLaVA and of the alignment projects grown from it: what their rows say, and what is said of bad rows."""
+"""The files of LLaVA and of the alignment projects grown from it: what their rows say, and what they cannot hold."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from format_rig import FIXTURES, KITE, LAMP, MLLM_DPO, POVID, RLAIF_V, VL_RLHF, asked, gpt, read, store, write
 
 from align.formats import format_named
 from align.formats.parts import UNKNOWN_MODEL
 from align.formats.reading import read_file
-from align.formats.store import ImageStore
 from align.formats.writing import write_file
 from annotate.errors import RecordError, UserError
 from annotate.records import Annotated, Example, Image, PreferencePair, Prompt, Turn, replace
 
-FIXTURES = Path(__file__).parent / "formats"
-LAMP = "images/lamp.png"
-KITE = "images/kite.png"
 NAMES = ("llava", "mllm_dpo", "povid", "vl_rlhf", "rlaif_v", "llava_human_preference")
-
-
-def store(folder: Path | None = None) -> ImageStore:
-    return ImageStore(root=FIXTURES, folder=folder)
 
 
 def fixture(name: str, folder: Path | None = None) -> list[Any]:
@@ -36,24 +28,6 @@ def fixture(name: str, folder: Path | None = None) -> list[Any]:
 def rows(name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((FIXTURES / f"{name}.json").read_text())
     return found
-
-
-def read(name: str, row: dict[str, Any], images: Any = None) -> Any:
-    form = format_named(name)
-    assert form.read is not None
-    (record,) = form.read(row, images or store())
-    return record
-
-
-def write(name: str, record: Any, images: Any = None) -> dict[str, Any]:
-    form = format_named(name)
-    assert form.write is not None
-    (row,) = form.write(record, images or store())
-    return row
-
-
-def asked(text: str, *paths: str) -> Prompt:
-    return Prompt.of((Turn(role="user", text=text, images=tuple(store().named(path) for path in paths)),))
 
 
 # ------------------------------------------------------------------------------------------------- what the rows say
@@ -171,218 +145,6 @@ def test_human_preferences_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="llava_human_preference is only read"):
         out, form = tmp_path / "x.json", format_named("llava_human_preference")
         write_file(fixture("llava_human_preference"), out, form, images=store())
-
-
-# ------------------------------------------------------------------------------------------------------ malformed rows
-
-GONE = object()
-
-
-def changed(row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the row with fields replaced, or taken out where they are GONE."""
-    new = {**copy.deepcopy(row), **change}
-    return {key: value for key, value in new.items() if value is not GONE}
-
-
-def human(text: Any) -> dict[str, Any]:
-    return {"from": "human", "value": text}
-
-
-def gpt(text: Any) -> dict[str, Any]:
-    return {"from": "gpt", "value": text}
-
-
-LLAVA = {"id": "1", "image": LAMP, "conversations": [human("<image>\nWhat?"), gpt("A lamp.")]}
-BAD_LLAVA: list[tuple[dict[str, Any], str]] = [
-    ({"conversations": GONE}, 'a LLaVA row is an object with "conversations"'),
-    ({"conversations": []}, '"conversations" must be a list with at least one turn'),
-    ({"conversations": "What?"}, '"conversations" must be a list with at least one turn'),
-    ({"conversations": [human("<image>\nWhat?"), gpt("  ")]}, "conversations[1].value: empty answer; write one"),
-    ({"conversations": [human("<image>\nWhat?"), gpt(None)]}, "conversations[1].value: expected text, got NoneType"),
-    ({"conversations": [human("<image>"), gpt("A.")]}, "a user turn has no text; write the question"),
-    ({"conversations": [human("<image>\nWhat?"), human("So?"), gpt("A.")]}, "turns must alternate user, assistant"),
-    ({"conversations": [gpt("A lamp.")]}, "placeholder"),
-    (
-        {"conversations": [{"from": "user", "value": "x"}]},
-        "conversations[0].from: 'user' is none of human, gpt, system",
-    ),
-    ({"conversations": [human("What?"), gpt("A lamp.")]}, "0 <image> placeholder(s) but 1 image(s): write one <image>"),
-    ({"image": GONE}, "1 <image> placeholder(s) but 0 image(s)"),
-    ({"image": 5}, "image: expected a path or a list of paths"),
-    ({"image": "images/none.png"}, "image 'images/none.png': no such file"),
-    ({"images": [LAMP]}, 'both "image" and "images" are given; keep one'),
-    ({"id": 1.5}, "id: expected text or a number, got float"),
-    ({"conversations": [human("<image>\nWhat?"), gpt("An <image>.")]}, "the answer contains <image>"),
-    ({"conversations": [human("<image>\nWhat?"), gpt("\ud83e")]}, "half of a surrogate pair"),
-    ({"conversations": [human("<image>\nWhat\ud83e?"), gpt("A.")]}, "half of a surrogate pair"),
-]
-POVID = {**LLAVA, "rejected_conversations": [human("<image>\nWhat?"), gpt("A dog.")]}
-BAD_POVID: list[tuple[dict[str, Any], str]] = [
-    ({"conversations": GONE}, "conversations: missing"),
-    ({"rejected_conversations": GONE}, "rejected_conversations: missing"),
-    ({"rejected_conversations": {}}, '"rejected_conversations" must be a list'),
-    ({"rejected_conversations": [human("<image>\nWho?"), gpt("A.")]}, "rejected_conversations[0]: differs from"),
-    ({"rejected_conversations": [human("<image>\nWhat?")]}, "rejected_conversations: ends with a question"),
-    ({"conversations": [human("<image>\nWhat?")]}, "conversations: ends with a question; a pair needs the answer"),
-    ({"rejected_conversations": [human("<image>\nWhat?"), gpt("")]}, "rejected: empty answer"),
-    ({"conversations": [human("<image>\nWhat?"), gpt("\n")]}, "chosen: empty answer"),
-    ({"rejected_conversations": [gpt("A dog.")]}, "rejected_conversations[0]: differs from conversations[0]"),
-    ({"image": [LAMP, KITE]}, "image: expected one path (text), got list"),
-    ({"image": GONE}, "1 <image> placeholder(s) but 0 image(s)"),
-]
-VL_RLHF = {"image": LAMP, "prompt": "What?", "chosen": "A lamp.", "rejected": "A dog."}
-BAD_VL_RLHF: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": GONE}, "prompt: missing; every row needs it"),
-    ({"chosen": GONE}, "chosen: missing; every row needs it"),
-    ({"rejected": GONE}, "rejected: missing; every row needs it"),
-    ({"prompt": [human("What?")]}, "prompt: expected text, got list"),
-    ({"chosen": None}, "chosen: expected text, got NoneType"),
-    ({"rejected": 8}, "rejected: expected text, got int"),
-    ({"chosen": " \n"}, "chosen: empty answer; write one, or leave the row out"),
-    ({"rejected": "An <image>."}, "rejected: the answer contains <image>"),
-    ({"prompt": " "}, "prompt: a user turn has no text; write the question"),
-    ({"prompt": "<image> or <image>?"}, "prompt: 2 <image> placeholder(s) but 1 image(s)"),
-    ({"prompt": "<image>\nWhat?", "image": GONE}, "prompt: 1 <image> placeholder(s) but 0 image(s)"),
-    ({"image": [LAMP]}, "image: expected one path (text), got list"),
-    ({"image": ""}, "image: expected one path (text)"),
-    ({"image": "/etc/passwd"}, "image '/etc/passwd': is absolute"),
-    ({"_absent": []}, "_absent: mmalign uses this name itself"),
-]
-MLLM_DPO = {
-    "image": LAMP,
-    "question": human("<image>\nWhat?"),
-    "chosen": gpt("A lamp."),
-    "rejected": gpt("A dog."),
-    "ref_win_logp": -1.5,
-}
-TALK = [human("<image>\nWhat?"), gpt("A lamp."), human("On?"), gpt("Yes.")]
-BAD_MLLM_DPO: list[tuple[dict[str, Any], str]] = [
-    ({"question": GONE}, "question: missing; every row needs it, unless chosen and rejected are lists"),
-    ({"chosen": GONE}, "chosen: missing"),
-    ({"rejected": GONE}, "rejected: missing"),
-    ({"question": "What?"}, "question: text that is no Python dictionary"),
-    ({"question": "{'from': 'human', 'value':"}, "question: text that is no Python dictionary"),
-    ({"question": "['human', 'What?']"}, "question: text that is no Python dictionary"),
-    ({"question": "{'from': 'human', 'value': " + "'a' " * 30_000 + "}"}, "more than 100000; make it JSON"),
-    ({"question": "(" * 5_000}, "question: text that is no Python dictionary"),
-    ({"question": "__import__('os').system('true')"}, "question: text that is no Python dictionary"),
-    ({"question": gpt("<image>\nWhat?")}, 'question.from: expected "human"'),
-    ({"question": human(7)}, "question.value: expected text, got int"),
-    ({"question": human("What?")}, "question: 0 <image> placeholder(s) but 1 image(s)"),
-    ({"question": human("<image>\n")}, "question: a user turn has no text"),
-    ({"chosen": "A lamp."}, "chosen.from: None is none of human, gpt, system"),
-    ({"chosen": human("A lamp.")}, 'chosen: expected an answer, {"from": "gpt", "value": "..."}'),
-    ({"rejected": gpt("")}, "rejected: empty answer"),
-    ({"rejected": gpt("<image>")}, "rejected: the answer contains <image>"),
-    ({"image": 2.5}, "image: expected one path (text), got float"),
-    ({"ref_win_logp": "-1.5"}, "ref_win_logp: expected a finite number, got '-1.5'"),
-    ({"ref_rej_avg_logp": float("nan")}, "ref_rej_avg_logp: expected a finite number, got nan"),
-    ({"ref_win_per_token_logp": -1.0}, "ref_win_per_token_logp: expected a list of numbers, got float"),
-    ({"ref_win_per_token_logp": [-1.0, True]}, "ref_win_per_token_logp[1]: expected a finite number, got True"),
-    ({"chosen": TALK, "rejected": TALK[:2]}, "rejected: its turns before the last answer are not those of chosen"),
-    ({"chosen": TALK, "rejected": "A dog."}, '"rejected" must be a list with at least one turn'),
-    ({"chosen": TALK[:3], "rejected": TALK[:3]}, "chosen: expected an answer"),
-    ({"chosen": [*TALK[:2], gpt("So."), gpt("A.")], "rejected": [*TALK[:2], gpt("So."), gpt("B.")]}, "must alternate"),
-]
-RLAIF_V = {
-    "ds_name": "RLAIF-V",
-    "image": {"bytes": (FIXTURES / LAMP).read_bytes(), "path": "lamp.png"},
-    "question": "What?",
-    "chosen": "A lamp.",
-    "rejected": "A dog.",
-    "origin_dataset": "COCO",
-    "origin_split": "{}",
-    "idx": "3",
-    "image_path": "coco/lamp.png",
-    "logps": json.dumps({"logps": [-1.0, -0.5, [-0.5], -2.0, -1.0, [-1.0]]}),
-}
-BAD_RLAIF_V: list[tuple[dict[str, Any], str]] = [
-    ({"question": GONE}, "question: missing; every row needs it"),
-    ({"chosen": GONE}, "chosen: missing; every row needs it"),
-    ({"rejected": GONE}, "rejected: missing; every row needs it"),
-    ({"image": GONE}, 'image: expected {"bytes": ..., "path": ...} with the image itself'),
-    ({"image": {"bytes": None, "path": "lamp.png"}}, 'image: expected {"bytes": ..., "path": ...}'),
-    ({"image": {"bytes": b"GIF no", "path": "lamp.png"}}, "embedded image 'lamp.png'"),
-    ({"question": None}, "question: expected text, got NoneType"),
-    ({"question": "<image>\nWhat?"}, "question: contains <image>; RLAIF-V puts the image before the question"),
-    ({"question": "  "}, "question: a user turn has no text"),
-    ({"chosen": ""}, "chosen: empty answer"),
-    ({"rejected": "see <image>"}, "rejected: the answer contains <image>"),
-    ({"origin_dataset": 4}, "origin_dataset: expected text, got int"),
-    ({"origin_split": "llava15"}, "origin_split: 'llava15' is not JSON"),
-    ({"logps": "-1.0, -0.5"}, "logps: '-1.0, -0.5' is not JSON"),
-    ({"logps": [-1.0]}, "logps: expected text, got list"),
-    ({"logps": "[-1.0, -0.5, [-0.5]]"}, "logps: expected six values"),
-    ({"logps": '{"logps": [-1.0, -0.5, [-0.5], -2.0, null, [-1.0]]}'}, "logps: one of the six is null"),
-    ({"logps": "[-1.0, -0.5, [-0.5], -2.0, NaN, [-1.0]]"}, "logps[4]: expected a finite number, got nan"),
-    ({"logps": "[-1.0, [-0.5], -0.5, -2.0, -1.0, [-1.0]]"}, "logps[1]: expected a finite number, got [-0.5]"),
-    ({"votes": {"of": [b"\x01"]}}, "votes.of[0]: a record cannot keep bytes; drop the field"),
-    ({"weight": float("inf")}, "weight: inf is no number that a record can keep"),
-]
-HUMAN = {
-    **LLAVA,
-    "output_1": {"from": "llava", "value": "A lamp."},
-    "output_2": {"from": "llava", "value": "A dog."},
-    "preference": 1,
-}
-BAD_HUMAN: list[tuple[dict[str, Any], str]] = [
-    ({"conversations": GONE}, "conversations: missing; every row needs it"),
-    ({"output_1": GONE}, 'output_1: expected {"from": "...", "value": "an answer"}, got None'),
-    ({"output_2": "A dog."}, "output_2: expected"),
-    ({"output_2": {"from": "llava", "value": ""}}, "output_2.value: empty answer"),
-    ({"preference": GONE}, "preference: None is neither 1 (output_1) nor 2 (output_2)"),
-    ({"preference": 0}, "preference: 0 is neither 1 (output_1) nor 2 (output_2)"),
-    ({"preference": True}, "preference: True is neither"),
-    ({"preference": "1"}, "preference: '1' is neither"),
-    ({"preference": 1.0}, "preference: 1.0 is neither"),
-    ({"conversations": [[human("What?")], []]}, "conversations[0].from: None is none of"),
-    ({"image": GONE}, "1 <image> placeholder(s) but 0 image(s)"),
-]
-
-
-def told(name: str, good: dict[str, Any], change: dict[str, Any], words: str) -> None:
-    read(name, good)
-    with pytest.raises(RecordError) as error:
-        read(name, changed(good, change))
-    assert words in str(error.value)
-
-
-@pytest.mark.parametrize(("change", "words"), BAD_LLAVA)
-def test_a_bad_llava_row_is_told(change: dict[str, Any], words: str) -> None:
-    told("llava", LLAVA, change, words)
-
-
-@pytest.mark.parametrize(("change", "words"), BAD_POVID)
-def test_a_bad_povid_row_is_told(change: dict[str, Any], words: str) -> None:
-    told("povid", POVID, change, words)
-
-
-@pytest.mark.parametrize(("change", "words"), BAD_VL_RLHF)
-def test_a_bad_vl_rlhf_row_is_told(change: dict[str, Any], words: str) -> None:
-    told("vl_rlhf", VL_RLHF, change, words)
-
-
-@pytest.mark.parametrize(("change", "words"), BAD_MLLM_DPO)
-def test_a_bad_mllm_dpo_row_is_told(change: dict[str, Any], words: str) -> None:
-    told("mllm_dpo", MLLM_DPO, change, words)
-
-
-@pytest.mark.parametrize(("change", "words"), BAD_RLAIF_V)
-def test_a_bad_rlaif_v_row_is_told(change: dict[str, Any], words: str) -> None:
-    told("rlaif_v", RLAIF_V, change, words)
-
-
-@pytest.mark.parametrize(("change", "words"), BAD_HUMAN)
-def test_a_bad_row_of_human_preferences_is_told(change: dict[str, Any], words: str) -> None:
-    told("llava_human_preference", HUMAN, change, words)
-
-
-def test_a_bad_row_is_told_with_its_place_in_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.json"
-    file.write_text(json.dumps([VL_RLHF, changed(VL_RLHF, {"rejected": ""})]))
-    with pytest.raises(UserError) as error:
-        list(read_file(file, images=store()))
-    assert str(error.value) == f"{file} row 2: rejected: empty answer; write one, or leave the row out"
 
 
 # ------------------------------------------------------------------------------------------- what a format cannot hold

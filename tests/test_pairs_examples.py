@@ -4,6 +4,7 @@ from pair_groups import HELPSTEER, A, B, C, D, annotated
 
 from align.pairs import (
     Pairs,
+    build_hindsight_examples,
     build_preference_pairs,
     build_rejection_examples,
     build_steerlm_examples,
@@ -91,3 +92,69 @@ def test_teacher_examples_follow_the_prompts_and_account_for_each():
     assert first.meta == {"completion_id": answers[2].id, "model": "teacher-1"}
     assert (second.record_id, second.reason) == (prompts[1].id, Reason.COMPLETIONS_MISSING)
     assert (third.record_id, third.reason) == (three, Reason.COMPLETION_EMPTY)
+
+
+def test_nvidias_form_and_ones_own():
+    # as in NeMo-Aligner, examples/nlp/data/steerlm (aa5b06f): LABEL_PREFIX and format_label
+    highest = {name: scale.high for name, scale in HELPSTEER.attributes.items()}
+    assert conditioning(highest, Pairs(steerlm_template="nvidia")) == (
+        "\n<extra_id_2>helpfulness:4,correctness:4,coherence:4,complexity:4,verbosity:4"
+    )
+    own = Pairs(steerlm_template=" ({labels}; {attributes})")
+    assert conditioning({"visual_faithfulness": 5}, own) == " (visual_faithfulness:5; Visual faithfulness:5)"
+
+
+def test_an_attribute_that_one_answer_lacks_is_left_out_of_its_string():
+    row = annotated("?", [A])
+    (annotation,) = row.annotations
+    (rating,) = annotation.ratings
+    partly = replace(rating, scores={"helpfulness": 4, "correctness": 3, "coherence": 4})
+    row = replace(row, annotations=(replace(annotation, ratings=(partly,)),))
+    (example,) = build_steerlm_examples([row], Pairs(steerlm_template="nvidia"), seed=0)
+    assert example.prompt.turns[0].text == "?\n<extra_id_2>helpfulness:4,correctness:3,coherence:4"
+
+
+def test_rejection_draws_skips_or_takes_all_of_several_best():
+    row = annotated("?", [A, D, B, A])
+    assert len(list(build_rejection_examples([row], Pairs(), seed=0))) == 1
+    both = build_rejection_examples([row], Pairs(rejection_ties="all"), seed=0)
+    assert [e.completion for e in both] == [A[0], B[0]]  # one text once
+    (failure,) = build_rejection_examples([row], Pairs(rejection_ties="skip"), seed=0)
+    assert (failure.reason, failure.detail) == (Reason.TIED, "2 completions score 11")
+    # the same answer given twice is no tie
+    (example,) = build_rejection_examples([annotated("?", [A, D, A])], Pairs(rejection_ties="skip"), seed=0)
+    assert example.completion == A[0]
+
+
+def test_every_perfect_answer_and_no_other():
+    perfect = Pairs(min_score=12, rejection_ties="all")
+    one, other = ("Seven.", (4, 4, 4, 0, 0)), ("A seven.", (4, 4, 4, 4, 4))
+    rows = [annotated("one?", [A, one, other]), annotated("none?", [A, B])]
+    first, second, failure = build_rejection_examples(rows, perfect, seed=0)
+    assert [first.completion, second.completion] == ["Seven.", "A seven."]
+    assert (failure.record_id, failure.detail) == (rows[1].prompt.id, "best score 11, wanted 12")
+
+
+def test_hindsight_shows_the_worse_answer_and_trains_on_the_better():
+    row = annotated("What is it?", [D, A])
+    (pair,) = build_preference_pairs([row], Pairs(), seed=0)
+    (example,) = build_hindsight_examples([row], Pairs(hindsight_template="Better, please."), seed=0)
+    assert [(turn.role, turn.text) for turn in example.prompt.turns] == [
+        ("user", "What is it?"),
+        ("assistant", "A cat."),
+        ("user", "Better, please."),
+    ]
+    assert (example.completion, example.source) == ("It is a red 7.", "hindsight")
+    assert example.meta == {"prompt_id": row.prompt.id, "pair_id": pair.id, "margin": 7.0}
+
+
+def test_hindsight_makes_an_example_of_every_pair_or_says_why_not():
+    how = Pairs(rejected="all_below_margin")
+    row = annotated("?", [A, C, D])
+    assert [e.completion for e in build_hindsight_examples([row], how, seed=0)] == [A[0], A[0]]
+    close = annotated("?", [A, B])
+    assert list(build_hindsight_examples([close], how, seed=0)) == list(build_preference_pairs([close], how, seed=0))
+    # a worse answer in which the model wrote the placeholder of an image
+    odd = annotated("?", [A, ("See <image>.", D[1])])
+    (failure,) = build_hindsight_examples([odd], how, seed=0)
+    assert (failure.reason, failure.detail) == (Reason.INVALID_INPUT, "the worse answer holds <image>")

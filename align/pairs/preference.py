@@ -35,6 +35,7 @@ from align.pairs.score import (
     failure,
     group_of,
     in_fraction,
+    once_each,
     pick,
     too_few,
 )
@@ -145,12 +146,11 @@ def _by_rule(couples: list[Couple], rule: Rule, prompt_id: str) -> list[Couple]:
         return couples
     better = couples[0][0]
     if better is not couples[-1][0]:  # several best
-        once_each = {b.completion.id: b for b, _ in couples}
-        better = pick(list(once_each.values()), rule.seed, "chosen", prompt_id)
+        best = {b.completion.id: b for b, _ in couples}
+        better = pick(list(best.values()), rule.seed, "chosen", prompt_id)
     worse = [w for b, w in couples if b is better]
     if how == "all_below_margin":
-        once = {w.text: w for w in reversed(worse)}  # of one text given twice the first
-        return [(better, w) for w in worse if once[w.text] is w]
+        return [(better, w) for w in once_each(worse)]
     if how == "worst":
         lowest = min([w.score for w in worse])
         worse = [w for w in worse if w.score == lowest]

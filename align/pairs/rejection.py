@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from align.pairs.score import Group, Rated, Rule, failure, group_of, in_fraction, pick, too_few
+from align.pairs.score import Group, Rated, Rule, failure, group_of, in_fraction, once_each, pick, too_few
 from align.settings import Pairs
 from annotate.records import Annotated, Example, Failure, Prompt, Reason
 
@@ -40,7 +40,7 @@ def best_of(group: Group, rule: Rule) -> list[Example] | list[Failure]:
         return [failure(row, Reason.FILTERED, f"outside the fraction {settings.fraction:g}")]
     best = [r for r in group.rated if r.score == top]
     if len(best) > 1 and settings.rejection_ties != "random":
-        best = list({r.text: r for r in reversed(best)}.values())[::-1]  # of one text given twice the first
+        best = once_each(best)
         if len(best) > 1 and settings.rejection_ties == "skip":
             return [failure(row, Reason.TIED, f"{len(best)} completions score {top:g}")]
         return [_example(row.prompt, r) for r in best]

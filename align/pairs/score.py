@@ -150,6 +150,14 @@ def pick(candidates: Sequence[Rated], seed: int, purpose: str, prompt_id: str) -
     return candidates[lots.index(min(lots))]
 
 
+def once_each(rated: Iterable[Rated]) -> list[Rated]:
+    """Without those whose text another had before them."""
+    found: dict[str, Rated] = {}
+    for one in rated:
+        found.setdefault(one.text, one)
+    return list(found.values())
+
+
 def in_fraction(prompt_id: str, fraction: float, seed: int) -> bool:
     """Whether a prompt belongs to the seeded, nested subset; the same for every training set made of it."""
     return fraction >= 1 or draw(seed, "fraction", prompt_id) < fraction

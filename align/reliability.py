@@ -58,6 +58,32 @@ def quadratic_kappa(a: ArrayLike, b: ArrayLike) -> Floats:
     return kappa_of(moments(a, b))
 
 
+def nominal_kappa_of(summed: Floats) -> Floats:
+    """Cohen's kappa (Cohen 1960) over the last axis: a square table of how often each two answers met, laid flat.
+
+    (observed - expected) / (1 - expected) agreement; expected as if each kept his own shares of answers.
+    """
+    k = math.isqrt(summed.shape[-1])
+    table = summed.reshape(*summed.shape[:-1], k, k)
+    n = summed.sum(axis=-1)
+    agreed = np.trace(table, axis1=-2, axis2=-1)
+    chance = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1)
+    return _ratio(n * agreed - chance, n * n - chance)
+
+
+def pearson_of(summed: Floats) -> Floats:
+    """Pearson's correlation over the last axis: n, sum of x, of y, of x^2, of y^2, of xy.
+
+    A variance that is nothing but the rounding of its sums is 0, and the correlation not defined.
+    """
+    n, x, y, xx, yy, xy = np.moveaxis(summed, -1, 0)
+    spread_x, spread_y = (
+        np.where(n * squares - total * total > 1e-9 * n * squares, n * squares - total * total, 0.0)
+        for squares, total in ((xx, x), (yy, y))
+    )
+    return np.clip(_ratio(n * xy - x * y, np.sqrt(spread_x * spread_y)), -1.0, 1.0)
+
+
 def signs(scores: ArrayLike) -> Floats:
     """For each two of `scores`, which is the greater one: 1 the first, -1 the second, 0 neither."""
     x = np.asarray(scores, dtype=np.float64)

@@ -48,15 +48,15 @@ def consistency_section(readings: Readings, resamples: Resamples) -> dict[str, A
     return {
         "n": repeated,
         "passes": [{"passes": n, "prompts": passes[n]} for n in sorted(passes)],
-        "measures": {name: _measure(readings.tables[name], resamples) for name in readings.measures},
-        "preferences": _flips(readings, resamples),
+        "measures": {name: measure(readings.tables[name], resamples) for name in readings.measures},
+        "preferences": flips(readings, resamples),
     }
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-def _measure(table: Floats, resamples: Resamples) -> dict[str, Figure]:
+def measure(table: Floats, resamples: Resamples) -> dict[str, Figure]:
     """All coefficients of one attribute; `table` is prompts x completions x passes."""
     readings = np.moveaxis(table, -1, 0)
     pairs = [(readings[i], readings[j]) for i, j in each_two(len(readings))]
@@ -94,7 +94,7 @@ def _alpha(table: Floats, metric: Metric, resamples: Resamples) -> Figure:
 # ------------------------------------------------------------------------------------------------------ preferences
 
 
-def _flips(readings: Readings, resamples: Resamples) -> dict[str, Figure]:
+def flips(readings: Readings, resamples: Resamples) -> dict[str, Figure]:
     """How often the better of two completions is the worse one in another pass.
 
     `flip_rate` is of all pairs of completions, `flip_rate_decided` of those that are no tie in either pass.

@@ -109,13 +109,17 @@ class Readings:
         return float(scale.high - scale.low)
 
 
-def read_all(annotated: Sequence[Annotated], rubric: Rubric | None = None) -> Readings:
-    """The readings of all prompts; `rubric` tells the scales, which the records do not."""
+def read_all(
+    annotated: Sequence[Annotated], rubric: Rubric | None = None, summed: Sequence[str] | None = None
+) -> Readings:
+    """The readings of all prompts; `rubric` tells the scales, which the records do not, `summed` the preference score
+    where it is not the usual one.
+    """
     ratings = [r for record in annotated for a in record.annotations for r in a.ratings]
     found = {name for r in ratings for name in r.scores}
     first = tuple(rubric.attributes) if rubric else (*MERITS, *DESCRIPTIONS)
     attributes = (*(name for name in first if name in found), *sorted(found - set(first)))
-    summed = preference_of(attributes)
+    summed = tuple(summed) if summed else preference_of(attributes)
     prompts = [_read(record, summed) for record in annotated]
     prompts.sort(key=lambda read: (read.prompt_id, [a.id for a in read.annotations]))
     return Readings(prompts=prompts, attributes=attributes, summed=summed, rubric=rubric)

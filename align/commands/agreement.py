@@ -1,0 +1,88 @@
+"""`align agreement ANNOTATED`: does the annotator agree with people, with itself, with another annotator?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.console import Console
+from annotate.errors import UserError
+from annotate.jsonl import write_text
+from annotate.records import Annotated, PreferencePair
+
+if TYPE_CHECKING:
+    from align.formats.format import Made
+
+NOTES = """examples:
+  align agreement runs/demo/annotate/annotated.jsonl                   itself: passes, shuffled orders
+  align agreement annotated.jsonl --human llava_7b_v1_preference.json  people: the heat map of the paper's Figure 3
+  align agreement annotated.jsonl --with other/annotated.jsonl --score helpfulness,correctness
+
+Every file may be of any format that `align convert --help` lists; pairs of chosen and rejected are preferences too.
+Prompts and completions are joined by id, or else by their texts and the images' names; what is not joined is counted.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="ANNOTATED", help="annotated prompts")
+    parser.add_argument("--human", metavar="FILE", help="what people prefer: pairwise annotations, or preference pairs")
+    parser.add_argument("--with", dest="other", metavar="FILE", help="the same prompts, rated by another annotator")
+    parser.add_argument(
+        "--score",
+        metavar="NAME,NAME",
+        help="attributes whose sum tells the better response (default: helpfulness,correctness,coherence where rated)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="for agreement.json and agreement.html (default: FILE.agreement)")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = NOTES
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Compare; raises `UserError` for what cannot be read, and then nothing is written."""
+    from align.agreement import Collected, agreement, agreement_text, opinions_in
+    from align.report.agreement import agreement_page
+
+    path = Path(options.file)
+    opinions = None
+    if options.human:
+        opinions = opinions_in(_read(Path(options.human), console))
+        if not opinions:
+            raise UserError(f"{options.human}: no preference in it; expected pairwise annotations or preference pairs")
+    other = _annotated(Path(options.other), console) if options.other else None
+    collected = Collected(opinions, other)
+    for row in _annotated(path, console):
+        collected.add(row)
+    score = [name.strip() for name in options.score.split(",")] if options.score else None
+    try:
+        report = agreement(collected, score=score)
+    except UserError as error:
+        raise UserError(*(f"{path}: {fault}" for fault in error.faults)) from None
+    out = Path(options.out) if options.out else path.with_name(f"{path.name}.agreement")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "agreement.html", agreement_page(report))
+    write_text(out / "agreement.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    console.result(f"{agreement_text(report)}\nwritten to {out}", out=str(out), report=report)
+    return 0
+
+
+def _annotated(path: Path, console: Console) -> Iterator[Annotated]:
+    for record in _read(path, console):
+        if not isinstance(record, Annotated):
+            said = "preference pairs" if isinstance(record, PreferencePair) else "no annotated prompts"
+            raise UserError(f"{path}: holds {said}; expected annotated prompts, such as annotate/annotated.jsonl")
+        yield record
+
+
+def _read(path: Path, console: Console) -> Iterator[Made]:
+    """All records of a file; images are taken by their names, and not opened."""
+    from align.formats.reading import read_file
+    from align.formats.store import ImageStore
+
+    bar = console.bar(path.name, 0, 0)
+    try:
+        yield from read_file(path, images=ImageStore(root=None), progress=lambda done, total: bar.set(done, total))
+    finally:
+        bar.close()

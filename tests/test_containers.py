@@ -94,14 +94,35 @@ def test_bytes_do_not_go_into_json(tmp_path: Path) -> None:
         put({"image": {"bytes": b"\x89PNG"}})
 
 
+def test_parquet_keeps_every_column_of_the_first_rows_and_refuses_to_lose_later_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with write_rows(path, "parquet") as put:
+        put({"a": 1, "o": {"x": 1}, "n": None})
+        put({"a": 2, "b": "late", "o": {"y": 2}})
+    assert values(path) == [
+        {"a": 1, "o": {"x": 1, "y": None}, "n": None, "b": None},
+        {"a": 2, "o": {"x": None, "y": 2}, "n": None, "b": "late"},
+    ]
+    for late in ({"a": 3, "c": 1}, {"a": 3, "o": {"z": 1}}):
+        with pytest.raises(UserError, match="more keys than the first"), write_rows(path, "parquet") as put:
+            for i in range(256):
+                put({"a": i, "o": {"x": 1}})
+            put(late)
+    assert len(values(path)) == 2
+
+
 def test_rows_that_do_not_fit_one_schema_are_a_clear_error(tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError, match="do not fit one parquet schema"),
-        write_rows(tmp_path / "a.parquet", "parquet") as put,
-    ):
+    path = tmp_path / "a.parquet"
+    with pytest.raises(UserError, match="do not fit one parquet schema"), write_rows(path, "parquet") as put:
         put({"a": 1})
         put({"a": {"b": 1}})
     assert not list(tmp_path.iterdir())
+
+
+def test_half_of_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a":"\\ud83e"}\n{"a":1}\n')
+    bad, good = read_rows(tmp_path / "a.jsonl")
+    assert "surrogate" in bad.fault and good.value == {"a": 1}
 
 
 def test_a_list_may_be_left_early(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def _list_rows(path: Path, progress: Progress) -> Iterator[Placed]:
     except msgspec.MsgspecError as error:
         at = re.search(r"byte (\d+)", str(error))
         line = data[: int(at[1]) if at else len(data)].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not a whole JSON list ({error}); cut in half, or not UTF-8?") from None
+        raise UserError(
+            f"{path}:{line}: not a whole JSON list ({error}); cut in half, not UTF-8, or half of a surrogate pair?"
+        ) from None
     if not rows:
         raise UserError(f"{path}: the list is empty")
     for number, raw in enumerate(rows, start=1):
@@ -126,7 +128,11 @@ def _decoded(number: int, data: bytes) -> Placed:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Python's own reader takes some of what msgspec does not, and says better what is wrong with the rest.
         try:
-            return Placed(number, json.loads(data.decode("utf-8"), parse_constant=_refuse_constant))
+            value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            return Placed(number, value)
+        except UnicodeEncodeError:
+            return Placed(number, fault="holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
         except (ValueError, RecursionError) as error:
             return Placed(number, fault=f"not JSON ({error}); cut in half, or not UTF-8?")
 
@@ -217,15 +223,18 @@ def _parquet_writer(path: Path, schema: Any) -> Iterator[Put]:
     pending: list[dict[str, Any]] = []
     writer: Any = None
 
-    def flush(rows: Sequence[dict[str, Any]]) -> None:
+    def flush(rows: list[dict[str, Any]]) -> None:
         nonlocal writer, schema
         try:
-            table = pyarrow.Table.from_pylist(list(rows), schema=schema)
+            if writer is None:
+                schema = _widened(schema, rows)
+                writer = parquet.ParquetWriter(path, schema)
+            table = pyarrow.Table.from_pylist(rows, schema=schema)
         except (pyarrow.ArrowException, OverflowError, TypeError) as error:
-            raise UserError(f"{path.name}: rows do not fit one parquet schema ({error})") from None
-        schema = table.schema
-        if writer is None:
-            writer = parquet.ParquetWriter(path, schema)
+            raise UserError(f"{path.name}: rows do not fit one parquet schema ({error}); write .jsonl") from None
+        for row, kept in zip(rows, table.to_pylist(), strict=True):
+            if _filled(row) != _filled(kept):
+                raise UserError(f"{path.name}: a row has more keys than the first {ROWS_PER_BATCH}; write .jsonl")
         writer.write_table(table)
 
     def put(row: dict[str, Any]) -> None:
@@ -241,6 +250,26 @@ def _parquet_writer(path: Path, schema: Any) -> Iterator[Put]:
     finally:
         if writer is not None:
             writer.close()
+
+
+def _widened(schema: Any, rows: Sequence[dict[str, Any]]) -> Any:
+    """The schema, and pyarrow's guess of columns beyond it from all the rows given; by itself it looks at the first."""
+    import pyarrow
+
+    known = set() if schema is None else set(schema.names)
+    names = dict.fromkeys(key for row in rows for key in row if key not in known)
+    guessed = {name: pyarrow.array([row.get(name) for row in rows]).type for name in names}
+    # nothing but nulls so far: text is the likeliest to come
+    fields = [pyarrow.field(n, pyarrow.string() if pyarrow.types.is_null(t) else t) for n, t in guessed.items()]
+    metadata = None if schema is None else schema.metadata
+    return pyarrow.schema([*(schema or ()), *fields], metadata=metadata)
+
+
+def _filled(value: Any) -> Any:
+    """Without what is null: parquet knows no key that is not there."""
+    if isinstance(value, dict):
+        return {key: filled for key, inner in value.items() if (filled := _filled(inner)) not in (None, {})}
+    return [_filled(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 _WRITERS = {"json": _list_writer, "jsonl": _line_writer, "parquet": _parquet_writer}

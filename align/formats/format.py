@@ -32,7 +32,8 @@ KINDS: Mapping[type[Made], Kind] = {
 }
 REFERENCE = {"logp": float, "avg_logp": float, "per_token_logp": list}
 """`meta["reference"] = {"chosen": {"logp": -41.2, ...}, "rejected": {...}}`: log-probabilities by the reference model,
-summed, averaged and per token of the completion; any of them may be missing."""
+summed and averaged over the completion, and per token as the tool stored them (the LLaVA family: of the whole
+sequence, image positions included); any of them may be missing."""
 
 
 class Images(Protocol):

@@ -126,7 +126,7 @@ def _count(text: str) -> int | None:
 
 
 def _max_pixels() -> int:
-    return Prompts.__dataclass_fields__["max_image_pixels"].default  # type: ignore[no-any-return]
+    return Prompts.max_image_pixels
 
 
 def _check(source: Source, options: argparse.Namespace) -> None:

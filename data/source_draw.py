@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import io
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -242,7 +243,7 @@ class Store:
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{sha256[:2]}/{sha256}.{_suffix(data)}"
         if self._incoming is None:
-            self._incoming = self._root() / ".incoming"
+            self._incoming = self._root() / f".incoming-{os.getpid()}"
             shutil.rmtree(self._incoming, ignore_errors=True)
         file = self._incoming / path
         file.parent.mkdir(parents=True, exist_ok=True)

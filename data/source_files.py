@@ -34,7 +34,8 @@ def find_files(source: Source, subset: str, given: Path) -> tuple[list[Found], l
     if not given.is_dir():
         raise UserError(f"{given}: no such folder; --folder names where the files of {source.title} lie")
     found: list[Found] = []
-    absent, missing = [], []
+    absent: list[str] = []
+    missing: list[str] = []
     for part in parts:
         matches = next((m for m in (sorted(given.glob(pattern)) for pattern in part.files) if m), [])
         found += [(part, path) for path in matches]
@@ -87,7 +88,7 @@ def _open(path: Path) -> io.BufferedIOBase:
         stream = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
-    return stream  # type: ignore[return-value]
+    return stream
 
 
 def _is_list(path: Path) -> bool:
@@ -116,7 +117,7 @@ def _contents(path: Path) -> Any:
         if isinstance(stream, gzip.GzipFile) or path.stat().st_size == 0:
             return stream.read()
         data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        return data[3:] if data[:3] == b"\xef\xbb\xbf" else data
+        return data[3:] if bytes(data[:3]) == b"\xef\xbb\xbf" else data
 
 
 def _list_in(path: Path, text: Any, kind: Any, keys: tuple[str, ...]) -> list[Any]:
@@ -198,6 +199,7 @@ def read_hub(hub: Hub, *, stream: bool) -> Iterator[tuple[str, Any]]:
         import datasets
     except ImportError:
         raise UserError(f"--hub needs the library datasets: {FORMATS_EXTRA}") from None
+    number = 0
     try:
         rows = datasets.load_dataset(
             hub.id,
@@ -207,13 +209,12 @@ def read_hub(hub: Hub, *, stream: bool) -> Iterator[tuple[str, Any]]:
             revision=None if Path(hub.id).is_dir() else hub.revision,
             streaming=stream,
         ).with_format("arrow")
+        for table in rows.iter(batch_size=256):
+            for row in table.to_pylist():
+                number += 1
+                yield f"{hub.id} row {number}", row
     except Exception as error:  # network, hub, builders and file formats raise their own, without a common root
         raise UserError(_why_not(hub, error)) from None
-    number = 0
-    for table in rows.iter(batch_size=256):
-        for row in table.to_pylist():
-            number += 1
-            yield f"{hub.id} row {number}", row
 
 
 def _why_not(hub: Hub, error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,51 @@ def test_aokvqa_keeps_choices_rationales_and_free_answers(tmp_path: Path) -> Non
     meta = record["meta"]
     assert (meta["answer"], meta["answers"]) == ("passengers", ["passengers", "people"])
     assert meta["rationale"] == "It is a bus." and len(meta["rationales"]) == 3
+
+
+# ------------------------------------------------------------------------------- the hub's columns, where they differ
+
+
+def as_read(name: str, raw: dict[str, Any]) -> Any:
+    (row,) = import_module(f"prepare_{name}").SOURCE.read(raw, "")
+    return row
+
+
+def test_columns_of_the_hub_read_as_the_files_do() -> None:
+    squad = {
+        "id": "5733be284776f41900661182", "title": "Harbour", "question": "When was the harbour built?",
+        "context": "The harbour was built in 1852 by Ida Berg.",
+    }  # fmt: skip
+    of_file = as_read("squad", {**squad, "answers": [{"text": "1852", "answer_start": 25}]})
+    assert as_read("squad", {**squad, "answers": {"text": ["1852"], "answer_start": [25]}}) == of_file
+
+    csqa = fixture("commonsenseqa", "train_rand_split.jsonl")[1]
+    choices = csqa["question"]["choices"]
+    flat = {
+        "id": csqa["id"], "question": csqa["question"]["stem"], "question_concept": "bread", "answerKey": "C",
+        "choices": {"label": [c["label"] for c in choices], "text": [c["text"] for c in choices]},
+    }  # fmt: skip
+    assert as_read("commonsenseqa", flat) == as_read("commonsenseqa", csqa)
+
+    candle = fixture("strategyqa", "strategyqa_train.json")[0]
+    joined = {**candle, "facts": " ".join(candle["facts"])}  # one text in the hub's copy
+    assert as_read("strategyqa", joined) == as_read("strategyqa", candle)
+
+    story = {"id": "x", "context": "Rain.", "question": "Why?", **{f"answer{i}": f"a{i}" for i in range(4)}}
+    assert as_read("cosmosqa", {**story, "label": 2}) == as_read("cosmosqa", {**story, "label": "2"})  # CSV has text
+
+
+def test_vqav2_of_the_hub_brings_its_image() -> None:
+    bytes_ = (IMAGES / "coco/train2014/COCO_train2014_000000000009.jpg").read_bytes()
+    row = as_read(
+        "vqav2",
+        {
+            "image": {"bytes": bytes_, "path": None}, "image_id": 9, "question_id": 9000, "question": "What colour?",
+            "multiple_choice_answer": "red", "answers": [{"answer": "red", "answer_id": 1}], "answer_type": "other",
+        },
+    )  # fmt: skip
+    assert row.image_bytes == (bytes_,) and row.image_files == ()
+    assert row.turns == (("user", "<image>\nWhat colour?"), ("assistant", "red"))
 
 
 # ----------------------------------------------------------------------------------------------------------- overview

@@ -72,8 +72,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def to_line(self) -> bytes:
         """The record as a line of a file, newline included. Raises `ValueError` for NaN and infinities."""
         body = _ENCODER.encode(self)
-        # msgspec writes NaN and infinities as null; only a line that holds a null can hide one
-        if b"null" in body and not _finite(self):
+        # msgspec writes NaN and infinities as null: a line with no more nulls than fields that are None hides none
+        if body.count(b"null") != _may_be_none(type(self))(self).count(None) and not _finite(self):
             raise ValueError(f"{self.SCHEMA}: holds NaN or an infinity, which JSON has no word for")
         return b'{"schema":"%b"%b%b\n' % (self.SCHEMA.encode(), b"," if len(body) > 2 else b"", body[1:])
 
@@ -123,42 +123,28 @@ def _finite_float(text: str) -> float:
 
 
 def _finite(value: Any) -> bool:
-    """Whether no float within is NaN or infinite. Nearly every line asks this, hence the exact types first."""
-    kind = type(value)
-    if kind is float:
+    if isinstance(value, float):
         return math.isfinite(value)
-    if kind is str or kind is int or not value:
-        return True
     if isinstance(value, msgspec.Struct):
-        return all([_finite(floats(value)) for floats in _where_floats_are(type(value))])
-    if kind is dict or isinstance(value, Mapping):
-        return all([_finite(v) for v in value.values()])
-    if isinstance(value, _SEQUENCES):
-        return all([_finite(v) for v in value])
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-_SEQUENCES = (tuple, list)
+        return all(_finite(getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, tuple | list) or all(map(_finite, value))
 
 
 @cache
-def _where_floats_are(cls: type) -> list[attrgetter[Any]]:
-    """The parts of a record that can hold a float, also those of the records in it: `prompt.meta`, `margin`, ..."""
+def _may_be_none(cls: type[Record]) -> attrgetter[tuple[Any, ...]]:
+    """Gets the fields that may be None, also those of the records in it: `prompt.reference`, `margin`, ..."""
 
     def below(struct: type[msgspec.Struct]) -> Iterator[str]:
         for name in struct.__struct_fields__:
             kind = _hints(struct)[name]
             if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
                 yield from (f"{name}.{inner}" for inner in below(kind))
-            elif may_hold(kind):
+            elif type(None) in get_args(kind):
                 yield name
 
-    def may_hold(kind: Any) -> bool:
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            return any(below(kind))
-        return kind in (float, Any) or any(map(may_hold, get_args(kind)))
-
-    return [attrgetter(path) for path in below(cls)]
+    return attrgetter("SCHEMA", "SCHEMA", *below(cls))  # of two or more it makes a tuple
 
 
 def _to_json(value: Any) -> Any:

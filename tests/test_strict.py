@@ -40,7 +40,7 @@ PROMPT = Prompt.of(
 )
 YES, NO = (
     Completion.of(prompt_id=PROMPT.id, model="m", index=i, text=t, decoding={"temperature": 0.7}, finish_reason="stop")
-    for i, t in enumerate(("Yes.", "No, 数."))
+    for i, t in enumerate(("Yes.", "No, null: 数."))
 )
 RATED = Annotation(
     id="a",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 DISTANCE = 5
-"""Bits of 64: resized and recompressed photographs differ in 0 to 3, different ones in 20 and more; charts in 6 and up."""
+"""Bits of 64: resized and recompressed photographs differ in 0 to 3, others in 20 and up, charts in 6 and up."""
 FLAT = 4.0
 """Standard deviation, of 255 grey levels at 32 x 32 pixels, below which an image shows too little to be told by."""
 

@@ -61,7 +61,7 @@ def _pairs(tables: Tables, clusters: Clusters) -> dict[str, Any]:
 def _exp(figure: Figure) -> Figure:
     """The geometric mean ratio of the mean of logarithms."""
     ends = ("value", "low", "high")
-    return {**figure, **{e: None if figure[e] is None else round(math.exp(figure[e]), 4) for e in ends}}
+    return {**figure, **{e: None if figure[e] is None else round(math.exp(figure[e]), 3) for e in ends}}
 
 
 def _scores(scored: Scored, clusters: Clusters) -> dict[str, Any]:

@@ -32,6 +32,8 @@ FIRST = 0.05
 SAME = 0.9
 """Correlation from which on two attributes say the same."""
 UNEVEN = 0.6
+REPEATED = 0.25
+"""Share of completions that repeat another of their prompt: as much of sampling and rating was in vain."""
 TELLS = 10.0
 SIGNIFICANT = 0.05
 
@@ -39,7 +41,7 @@ SIGNIFICANT = 0.05
 def findings(report: Json) -> list[Finding]:
     """All findings, worst first."""
     parts = (
-        _limits, _bad_rows, _leakage, _pairs, _length, _drift, _ties, _margins, _saturation, _position, _attributes,
+        _limits, _bad_rows, _leakage, _pairs, _completions, _length, _drift, _ties, _margins, _saturation, _position, _attributes,
         _polarity, _vocabulary, _unknown,
     )  # fmt: skip
     found = [finding for part in parts for finding in part(report)]
@@ -127,6 +129,13 @@ def _pairs(report: Json) -> Iterator[Finding]:
         yield Finding("mind", "duplicates", f"{pairs['repeated']:,} of {pairs['n']:,} pairs repeat an earlier one")
     if not (same["folded"] or pairs["contradictory"] or pairs["repeated"]):
         yield Finding("good", "duplicates", f"none among {pairs['n']:,} pairs; no contradictions, no equal texts")
+
+
+def _completions(report: Json) -> Iterator[Finding]:
+    share = report["duplicates"]["completions"].get("share")
+    if is_known(share) and share is not None and share["value"] > REPEATED:
+        text = f"{number(share, '.0%')} say the same as another one of their prompt, n={share['n']:,}"
+        yield Finding("mind", "completions", text)
 
 
 def _length(report: Json) -> Iterator[Finding]:

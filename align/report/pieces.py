@@ -92,9 +92,10 @@ def _heat(figure: Mapping[str, Any] | None) -> str:
         return f'<td class="none" title="{text(figure.get("why", ""))}">–</td>'
     value, _, bounds = number(figure, "+.2f").partition(" ")
     ink = "--good" if figure["value"] >= 0 else "--bad"
-    depth = round(min(1.0, abs(figure["value"])) * 60)
+    depth = round(min(1.0, abs(figure["value"])) * 45)
     style = f"background:color-mix(in srgb, var({ink}) {depth}%, transparent)"
-    return f'<td style="{style}" title="n={figure["n"]:,} prompts"><b>{value}</b><br><small>{text(bounds)}</small></td>'
+    small = f'<small style="color:inherit">{text(bounds)}</small>'
+    return f'<td style="{style}" title="n={figure["n"]:,} prompts"><b>{value}</b><br>{small}</td>'
 
 
 def document(title: str, body: str) -> str:

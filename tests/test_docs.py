@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+import align.cli
 from align.recipe import load_recipe
-from annotate.jsonl import write_records
 from annotate.records import (
     Annotated,
-    Annotation,
     Completion,
     Example,
     Item,
@@ -20,8 +20,6 @@ from annotate.records import (
     Metric,
     PreferencePair,
     Prompt,
-    Rating,
-    Turn,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -61,24 +59,51 @@ def test_the_pipeline_page_follows_one_prompt() -> None:
 
 
 def test_the_pair_builder_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = Prompt.of((Turn(role="user", text="Is there a 7?"),))
-    good, bad = (Completion.of(prompt_id=prompt.id, model="m", index=i, text=t) for i, t in enumerate(("Yes.", "No.")))
-    ratings = tuple(
-        Rating(completion_id=c.id, scores={"helpfulness": h, "correctness": h, "coherence": 4})
-        for c, h in ((good, 4), (bad, 1))
-    )
-    annotation = Annotation(
-        id="a", prompt_id=prompt.id, mode="listwise", pass_index=0, shown_order=(bad.id, good.id), ratings=ratings,
-        backend="hand", model="", rubric="mine", rubric_sha256="", request_sha256="",
-    )  # fmt: skip
-    annotated = Annotated(prompt=prompt, completions=(good, bad), annotations=(annotation,))
-    write_records(tmp_path / "annotated.jsonl", [annotated])
+    # helpfulness + correctness + coherence: 12 against 6
+    scores = [(4, 4, 4, 1, 2), (1, 1, 4, 1, 0)]
+    names = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    rows = [
+        {"prompt": "Is there a 7?", "response": text, **dict(zip(names, given, strict=True))}
+        for text, given in zip(("Yes, on the left.", "No."), scores, strict=True)
+    ]
+    (tmp_path / "helpsteer.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"<!-- python-pairs -->\n```python\n(.*?)```", README, flags=re.S)
     namespace: dict = {}
     exec(code, namespace)
     (pair,) = namespace["pairs"]
-    assert (pair.chosen, pair.rejected, pair.margin) == (good, bad, 6.0)
+    assert (pair.chosen.text, pair.rejected.text, pair.margin) == ("Yes, on the left.", "No.", 6.0)
+    for command in commands_of_the_pair_builder():
+        assert align.cli.main(command) == 0, command
+    assert json.loads(Path("dpo.json").read_text())[0]["chosen"]["value"] == "Yes, on the left."
+
+
+def commands_of_the_pair_builder() -> list[list[str]]:
+    (block,) = re.findall(r"<!-- pairs-alone -->\n```\n(.*?)```", README, flags=re.S)
+    lines = [line.split("#")[0].split() for line in block.splitlines()]
+    found = [words[1:] for words in lines if words[0] == "align"]
+    assert [words[0] for words in found] == ["pairs", "doctor", "convert"]
+    return found
+
+
+def test_the_conversion_of_the_formats_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"prompt": "Why?", "chosen": "So.", "rejected": "Because."}
+    Path("a.json").write_text(json.dumps([row]))
+    Path("images").mkdir()
+    assert align.cli.main("convert a.json dpo.json --from vl_rlhf --to llama_factory -q".split()) == 0
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- python-formats -->\n```python\n(.*?)```", text, flags=re.S)
+    exec(code, {})
+    assert json.loads(Path("swift.jsonl").read_text())["rejected_response"] == "Because."
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in ROOT.glob("docs/*.md")))
+def test_tables_are_those_of_the_code(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    tables = importlib.import_module("tables")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert tables.refreshed(text) == text, "python docs/tables.py"
 
 
 def test_every_make_target_that_the_documents_name_exists() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -54,30 +57,21 @@ def test_no_other_distribution_provides_our_packages(light: Path) -> None:
     assert done.stdout.strip() == "['mmalign']"
 
 
-def test_the_light_install_has_no_torch_and_builds_pairs(light: Path, tmp_path: Path) -> None:
+def test_the_light_install_has_no_torch_and_builds_pairs_in_the_words_of_the_readme(
+    light: Path, tmp_path: Path
+) -> None:
     absent = subprocess.run([light / "python", "-c", "import torch"], capture_output=True)
     assert absent.returncode != 0
-    # Two completions of one prompt, scored 4 4 4 and 1 1 4: margin 6, so one pair.
-    code = """
-import sys
-from pathlib import Path
-from annotate.jsonl import write_records
-from annotate.records import Annotated, Annotation, Completion, Prompt, Rating, Turn
-prompt = Prompt.of((Turn(role="user", text="Is there a 7?"),))
-good, bad = (Completion.of(prompt_id=prompt.id, model="m", index=i, text=t) for i, t in enumerate(("Yes.", "No.")))
-def rating(c, h):
-    return Rating(completion_id=c.id, scores=dict(helpfulness=h, correctness=h, coherence=4, complexity=1, verbosity=1))
-note = Annotation(id="a", prompt_id=prompt.id, mode="listwise", pass_index=0, shown_order=(good.id, bad.id),
-                  ratings=(rating(good, 4), rating(bad, 1)), backend="hand", model="", rubric="helpsteer",
-                  rubric_sha256="", request_sha256="")
-write_records(Path("annotated.jsonl"), [Annotated(prompt=prompt, completions=(good, bad), annotations=(note,))])
-"""
-    subprocess.run([light / "python", "-c", code], cwd=tmp_path, check=True)
-    done = subprocess.run(
-        [light / "align", "pairs", "annotated.jsonl", "out"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "out/preference.jsonl").read_text().splitlines()) == 1
+    shutil.copy(ROOT / "tests/formats/helpsteer.jsonl", tmp_path / "helpsteer.jsonl")
+    (block,) = re.findall(r"<!-- pairs-alone -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    commands = [line.split("#")[0].split() for line in block.splitlines()]
+    assert [words[0] for words in commands] == ["pip", "align", "align", "align"]
+    for words in commands[1:]:
+        done = subprocess.run([light / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr)
+    assert len((tmp_path / "out/preference.jsonl").read_text().splitlines()) >= 1
+    assert "pairs" in (tmp_path / "out/preference.jsonl.doctor/doctor.html").read_text()
+    assert json.loads((tmp_path / "dpo.json").read_text())
 
 
 def test_help_of_the_light_install_names_the_stages(light: Path) -> None:

@@ -77,8 +77,9 @@ def _in_words(settings: Pairs) -> str:
     """The rule in one line, as it stands in every pair; options that are off are not spoken of."""
     score = settings.score
     terms = [f"{w:g}*{name}" for name, w in score.items()] if isinstance(score, Mapping) else list(score)
+    total = "+".join(terms).replace("+-", "-")
     words = (
-        f"score={'+'.join(terms)}, chosen={settings.chosen}, ties={settings.ties}, "
+        f"score={total}, chosen={settings.chosen}, ties={settings.ties}, "
         f"rejected={settings.rejected}, min_margin={settings.min_margin:g}"
     )
     if settings.basis == "preferences":

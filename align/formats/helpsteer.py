@@ -39,7 +39,8 @@ def _group_key(row: Row) -> str:
     """Prompt and images. Checks the whole row, so that a fault is told where the row stands."""
     text_in(row, "response")
     _scores(row)
-    return canonical_json([text_in(row, "prompt"), _paths(row)])
+    prompt, paths = text_in(row, "prompt"), _paths(row)
+    return canonical_json([prompt, paths]) if paths else prompt
 
 
 def _paths(row: Row) -> list[Any]:

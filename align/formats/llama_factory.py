@@ -22,6 +22,7 @@ from align.formats.format import Format, Images, Kind, Made, Row
 from align.formats.messages import (
     TOOL_CALL,
     Tags,
+    example_from,
     images_of,
     last_answer,
     refuse,
@@ -66,7 +67,7 @@ def _bare(row: Row, images: Images) -> PreferencePair | Example:
     shown = images_of(row.get("images"), images, "images")
     if "chosen" not in row and "rejected" not in row:
         before, last = last_answer(talk, "conversations")
-        return Example.of(prompt=prompt_from(before, shown, where="conversations"), completion=last, source=NAME)
+        return example_from(prompt_from(before, shown, where="conversations"), last, source=NAME)
     chosen, rejected = (_answer_in(row.get(side), side) for side in ("chosen", "rejected"))
     return pair_from(prompt_from(talk, shown, where="conversations"), chosen, rejected, rule=NAME)
 

@@ -16,7 +16,7 @@ from typing import Any
 from align.formats.format import Images, Row
 from align.formats.parts import Role, answer
 from annotate.errors import RecordError
-from annotate.records import Image, Turn
+from annotate.records import Example, Image, Prompt, Turn
 
 Spoken = tuple[Role, str]
 TOOL_CALL = "is the message of a tool call, which records do not hold"
@@ -78,6 +78,14 @@ def last_answer(messages: Sequence[Spoken], field: str) -> tuple[list[Spoken], s
     if messages[-1][0] != "assistant":
         raise RecordError(f"{field}: ends with the {messages[-1][0]}; the last message must be the assistant's answer")
     return list(messages[:-1]), answer(messages[-1][1], f"{field}[{len(messages) - 1}]")
+
+
+def example_from(prompt: Prompt, completion: str, *, source: str) -> Example:
+    """A row of fine-tuning made elsewhere: `source` is the format's name."""
+    try:
+        return Example.of(prompt=prompt, completion=completion, source=source)
+    except UnicodeEncodeError:
+        raise RecordError("the answer holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from None
 
 
 def written(turns: Sequence[Turn], tags: Tags) -> list[dict[str, Any]]:

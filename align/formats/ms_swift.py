@@ -5,8 +5,9 @@ r"""ms-swift's standard layout: `rejected_response` makes a row a pair, without 
 
 `rejected_messages` (the whole dialogue again), a `rejected_response` of one message, `image` for `images` and images
 without a placeholder (ms-swift puts those before the first message) are read too. Pairs whose two sides differ in
-their images, tool calls, videos and audios have no place in a record. ms-swift trains earlier answers too, unless
-`--loss_scale last_round`. It wants absolute image paths, or to be started in the image folder.
+their images, tool calls, videos and audios have no place in a record. ms-swift would train the answers of earlier turns
+too: they are written with `"loss": false`. Image paths are relative to the folder it is started in (or to its
+ROOT_IMAGE_DIR). Its LLaVA template adds a newline after `<image>` to the one that LLaVA's own prompts have.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from align.formats.messages import (
     TOOL_CALL,
     Spoken,
     Tags,
+    example_from,
     images_of,
     last_answer,
     refuse,
@@ -62,7 +64,7 @@ def _bare(row: Row, images: Images) -> PreferencePair | Example:
     prompt = prompt_from(talk, shown, where="messages")
     rejected = _rejected(row, images, talk, shown)
     if rejected is None:
-        return Example.of(prompt=prompt, completion=chosen, source=NAME)
+        return example_from(prompt, chosen, source=NAME)
     return pair_from(prompt, chosen, rejected, rule=NAME, margin=_margin(row.get("margin")))
 
 
@@ -110,7 +112,11 @@ def _plain(record: PreferencePair | Example) -> dict[str, Any]:
     """The row that the record makes by itself."""
     text, where = (record.completion, "completion") if isinstance(record, Example) else (record.chosen.text, "chosen")
     last = {"role": "assistant", "content": answer(text, where)}
-    row: dict[str, Any] = {"messages": [*written(record.prompt.turns, TAGS), last]}
+    before = written(record.prompt.turns, TAGS)
+    for message in before:
+        if message["role"] == "assistant":
+            message["loss"] = False
+    row: dict[str, Any] = {"messages": [*before, last]}
     if isinstance(record, PreferencePair):
         row["rejected_response"] = answer(record.rejected.text, "rejected")
         if record.margin is not None:  # ms-swift's reward models use it, its DPO does not

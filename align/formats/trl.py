@@ -23,7 +23,17 @@ from typing import Any
 
 from align.formats.containers import pyarrow_parquet
 from align.formats.format import Format, Images, Kind, Made, Row
-from align.formats.messages import TOOL_CALL, Spoken, Tags, images_of, kind, last_answer, messages_of, role_of
+from align.formats.messages import (
+    TOOL_CALL,
+    Spoken,
+    Tags,
+    example_from,
+    images_of,
+    kind,
+    last_answer,
+    messages_of,
+    role_of,
+)
 from align.formats.parts import agrees_with, answer, pair_from, prompt_from, restored, with_beyond
 from annotate.errors import RecordError
 from annotate.records import IMAGE_PLACEHOLDER, Example, PreferencePair, Turn
@@ -90,7 +100,7 @@ def _bare(row: Row, images: Images) -> PreferencePair | Example:
     shown = images_of(row.get(name), images, name)
     if "chosen" not in row and "rejected" not in row:
         prompt = prompt_from(_talk(row.get("prompt"), "prompt", len(shown)), shown, where="prompt")
-        return Example.of(prompt=prompt, completion=_answer(row.get("completion"), "completion"), source=NAME)
+        return example_from(prompt, _answer(row.get("completion"), "completion"), source=NAME)
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if isinstance(chosen, list) and len(chosen) > 1 and not isinstance(row.get("prompt"), list):
         talk, better = last_answer(_talk(chosen, "chosen", len(shown)), "chosen")

@@ -81,7 +81,7 @@ SOURCE = Source(
         "train": (
             Part(
                 files=("aokvqa_v1p0_train.json", "train-*.parquet", "data/train-*.parquet"),
-                hub=Hub(id="HuggingFaceM4/A-OKVQA"),
+                hub=Hub(id="HuggingFaceM4/A-OKVQA", images_inside=True),
             ),
         )
     },

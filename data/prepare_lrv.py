@@ -67,20 +67,20 @@ SOURCE = Source(
     modality="image",
     types=("positive", "negative", "unknown"),
     images="the folder `image` of image.tar.gz (Visual Genome as LRV hosts it); for charts `chart_image`",
-    note="filter_cap1.json and filter_cap_more1.json are the texts without coordinates, which their authors advise;\n"
+    note="filter_cap1.json and filter_cap_more1.json are the texts without coordinates (which are inaccurate);\n"
     "where they are absent filter_cap.json and filter_cap_more.json are read.",
     subsets={
         "vg": (
             Part(
                 files=("filter_cap1.json", "filter_cap.json"),
-                hub=Hub(id="HuggingFaceM4/FineVision", config="lrv_normal(filtered)"),
+                hub=Hub(id="HuggingFaceM4/FineVision", config="lrv_normal(filtered)", images_inside=True),
             ),
             Part(files=("filter_cap_more1.json", "filter_cap_more.json"), required=False),
         ),
         "chart": (
             Part(
                 files=("chart_release_update.json", "chart_release.json"),
-                hub=Hub(id="HuggingFaceM4/FineVision", config="lrv_chart"),
+                hub=Hub(id="HuggingFaceM4/FineVision", config="lrv_chart", images_inside=True),
             ),
         ),
     },

@@ -98,7 +98,10 @@ SOURCE = Source(
     images="the folder train2014 of COCO (http://images.cocodataset.org/zips/train2014.zip)",
     subsets={
         "train": (
-            Part(files=(QUESTIONS,), hub=Hub(id="lmms-lab/VQAv2", data_files="data/train-*.parquet", revision=PINNED)),
+            Part(
+                files=(QUESTIONS,),
+                hub=Hub(id="lmms-lab/VQAv2", data_files="data/train-*.parquet", revision=PINNED, images_inside=True),
+            ),
         ),
     },
     read=read,

@@ -110,7 +110,8 @@ def _terms(source: Source) -> str:
 def _examples(source: Source, script: str) -> str:
     image = " --image-root IMAGES" if source.modality == "image" else ""
     lines = [f"python data/{script} --folder downloads/{source.name}{image} --out data/prompts/{source.name}.jsonl"]
-    if any(part.hub for parts in source.subsets.values() for part in parts):
+    if hub := next((part.hub for parts in source.subsets.values() for part in parts if part.hub), None):
+        image = " --image-dir data/images" if hub.images_inside else image
         lines.append(f"python data/{script} --hub{image} --n 1000 --seed 1 --out data/prompts/{source.name}_1k.jsonl")
     if source.types:
         lines.append(f"python data/{script} --folder downloads/{source.name} --type {source.types[0]} --dry-run")
@@ -227,7 +228,8 @@ def prepare(source: Source, options: argparse.Namespace, console: Console) -> No
         bar.close()
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch) if options.dry_run and options.image_dir else options.root
-            store = Store(root, prefix=options.image_prefix, max_pixels=options.max_image_pixels)
+            inside = bool(options.image_dir)
+            store = Store(root, inside=inside, prefix=options.image_prefix, max_pixels=options.max_image_pixels)
             taking = _taking(source, options, counts, store, console)
             try:
                 _write(source, options, console, origin, taking, candidates)

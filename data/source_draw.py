@@ -206,13 +206,15 @@ def prompt_of(source: Source, row: Row, turn: str, images: tuple[Image, ...]) ->
 class Store:
     """Where the images of the rows are: files below a root, or bytes that are written below it once all is well."""
 
-    def __init__(self, root: Path | None, *, prefix: str, max_pixels: int) -> None:
-        self.root, self._prefix, self._max_pixels = root, prefix.strip("/"), max_pixels
+    def __init__(self, root: Path | None, *, inside: bool, prefix: str, max_pixels: int) -> None:
+        self.root, self._inside, self._prefix, self._max_pixels = root, inside, prefix.strip("/"), max_pixels
         self._incoming: Path | None = None
         self._known: dict[str, CheckedImage] = {}
 
     def check(self, rows: Iterable[Row]) -> Callable[[Row], tuple[list[str], list[CheckedImage]]]:
         """Look at the images of these rows at once; the answer gives a row's paths and the verdicts on them."""
+        for row in rows:
+            self._refuse_the_other_kind(row)
         paths = {id(row): [self._path(name) for name in row.image_files] for row in rows}
         if named := {path for some in paths.values() for path in some}:
             self._look(self._root(), named)
@@ -221,6 +223,13 @@ class Store:
         if self._incoming:
             self._look(self._incoming, {p for some in paths.values() for p in some if (self._incoming / p).is_file()})
         return lambda row: (paths[id(row)], [self._known[path] for path in paths[id(row)]])
+
+    def _refuse_the_other_kind(self, row: Row) -> None:
+        """Images inside rows are never written into a folder that was named as holding the images."""
+        if row.image_bytes and not self._inside:
+            raise UserError("the rows bring their images: say with --image-dir where to write them, not --image-root")
+        if row.image_files and self._inside:
+            raise UserError(f"the rows name image files ({row.image_files[0]}): give their folder as --image-root")
 
     def _root(self) -> Path:
         if self.root is None:

@@ -43,6 +43,8 @@ class Hub:
     data_files: str | None = None
     revision: str | None = None
     """The commit whose list of files was looked up, or the branch that is needed; `--revision` says another."""
+    images_inside: bool = False
+    """Whether the rows bring their images (then `--image-dir`), or name files (then `--image-root`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from source_scripts import FIXTURES, IMAGES, ROOT, TRAIN2017, by_id, fixture, manifest, prepare, records, write_parquet
+from source_scripts import FIXTURES, IMAGES, TRAIN2017, by_id, fixture, manifest, prepare, records, write_parquet
 
 from align.prompts import load_prompts
 from align.settings import Prompts
@@ -386,36 +385,3 @@ def test_vqav2_of_the_hub_brings_its_image() -> None:
     )  # fmt: skip
     assert row.image_bytes == (bytes_,) and row.image_files == ()
     assert row.turns == (("user", "<image>\nWhat colour?"), ("assistant", "red"))
-
-
-# ----------------------------------------------------------------------------------------------------------- overview
-
-
-def test_readme_lists_every_source_and_every_fixture_names_its_origin() -> None:
-    from list_sources import END, START, all_sources, table
-
-    readme = (ROOT / "data/README.md").read_text(encoding="utf-8")
-    assert readme.partition(START)[2].partition(END)[0].strip() == table().strip(), "run data/list_sources.py --write"
-    assert len(all_sources()) == 16
-    origins = (FIXTURES / "README.md").read_text(encoding="utf-8")
-    for path in FIXTURES.iterdir():
-        assert path.name == "README.md" or f"`{path.name}/" in origins, f"{path.name}: where was its layout read?"
-    assert {name for name, _, _ in EVERY} | {"orca"} == {source.name for source in all_sources().values()}
-
-
-def test_help_has_examples_and_the_licence(capsys: pytest.CaptureFixture[str]) -> None:
-    from list_sources import all_sources
-    from source_command import main
-
-    for script, source in all_sources().items():
-        with pytest.raises(SystemExit) as ended:
-            main(source, ["--help"])
-        told = capsys.readouterr().out
-        assert ended.value.code == 0 and "examples:" in told and source.licence[:40] in " ".join(told.split()), script
-
-
-def test_json_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out.jsonl"
-    assert prepare("arc", out, "--folder", FIXTURES / "arc", "--json") == 0
-    event = json.loads(capsys.readouterr().out)
-    assert event["event"] == "result" and event["counts"]["taken"] == 4

@@ -229,6 +229,17 @@ def test_images_inside_the_rows_are_written_once_by_their_hash(tmp_path: Path) -
     assert manifest(out)["images"] == {"distinct": 2, "written": 0}
 
 
+def test_the_two_kinds_of_image_folder_are_not_mixed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = json.loads((FIXTURES / "aokvqa/aokvqa_v1p0_train.json").read_text())[0]
+    image = {"bytes": (TRAIN2017 / "000000033471.jpg").read_bytes(), "path": None}
+    write_parquet(tmp_path / "in/train-0.parquet", [{**row, "image": image}])
+    (root := tmp_path / "images").mkdir()
+    assert "--image-dir" in refused("aokvqa", tmp_path, capsys, "--folder", tmp_path / "in", "--image-root", root)
+    assert list(root.iterdir()) == []
+    told = refused("lrv", tmp_path, capsys, "--folder", FIXTURES / "lrv", "--n", "1", "--image-dir", root)
+    assert ".jpg): give their folder as --image-root" in told
+
+
 def test_bytes_that_are_no_image_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {
         "question_id": "q1", "question": "What?", "choices": ["a", "b"], "correct_choice_idx": 0,

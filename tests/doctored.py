@@ -60,7 +60,7 @@ def call(prompt: Prompt, completions: Sequence[Completion], **more: Any) -> Anno
 
 
 def points(**scores: int) -> dict[str, dict[str, int]]:
-    """Texts that are scored for helpfulness alone: points(a=3, bb=1)."""
+    """Texts that are scored for helpfulness alone."""
     return {text: {"helpfulness": score} for text, score in scores.items()}
 
 

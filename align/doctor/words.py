@@ -41,8 +41,8 @@ SIGNIFICANT = 0.05
 def findings(report: Json) -> list[Finding]:
     """All findings, worst first."""
     parts = (
-        _limits, _bad_rows, _leakage, _pairs, _completions, _length, _drift, _ties, _margins, _saturation, _position, _attributes,
-        _polarity, _vocabulary, _unknown,
+        _limits, _bad_rows, _leakage, _pairs, _completions, _length, _drift, _ties, _margins, _saturation, _position,
+        _attributes, _polarity, _vocabulary, _unknown,
     )  # fmt: skip
     found = [finding for part in parts for finding in part(report)]
     return sorted(found, key=lambda f: LEVELS.index(f.level))

@@ -28,7 +28,14 @@ Prompts and completions are joined by id, or else by their texts and the images'
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="ANNOTATED", help="annotated prompts")
+    parser.add_argument(
+        "--from", "--format", dest="form", default="auto", metavar="FORMAT",
+        help="what ANNOTATED is, and the file of --with (default: their keys tell)",
+    )  # fmt: skip
     parser.add_argument("--human", metavar="FILE", help="what people prefer: pairwise annotations, or preference pairs")
+    parser.add_argument(
+        "--human-from", default="auto", metavar="FORMAT", help="what the file of --human is (default: its keys tell)"
+    )
     parser.add_argument("--with", dest="other", metavar="FILE", help="the same prompts, rated by another annotator")
     parser.add_argument(
         "--score",
@@ -48,12 +55,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
     path = Path(options.file)
     opinions = None
     if options.human:
-        opinions = opinions_in(_read(Path(options.human), console))
+        opinions = opinions_in(_read(Path(options.human), options.human_from, console))
         if not opinions:
             raise UserError(f"{options.human}: no preference in it; expected pairwise annotations or preference pairs")
-    other = _annotated(Path(options.other), console) if options.other else None
+    other = _annotated(Path(options.other), options.form, console) if options.other else None
     collected = Collected(opinions, other)
-    for row in _annotated(path, console):
+    for row in _annotated(path, options.form, console):
         collected.add(row)
     score = [name.strip() for name in options.score.split(",")] if options.score else None
     try:
@@ -68,21 +75,23 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _annotated(path: Path, console: Console) -> Iterator[Annotated]:
-    for record in _read(path, console):
+def _annotated(path: Path, form: str, console: Console) -> Iterator[Annotated]:
+    for record in _read(path, form, console):
         if not isinstance(record, Annotated):
             said = "preference pairs" if isinstance(record, PreferencePair) else "no annotated prompts"
             raise UserError(f"{path}: holds {said}; expected annotated prompts, such as annotate/annotated.jsonl")
         yield record
 
 
-def _read(path: Path, console: Console) -> Iterator[Made]:
+def _read(path: Path, form: str, console: Console) -> Iterator[Made]:
     """All records of a file; images are taken by their names, and not opened."""
     from align.formats.reading import read_file
     from align.formats.store import ImageStore
 
     bar = console.bar(path.name, 0, 0)
     try:
-        yield from read_file(path, images=ImageStore(root=None), progress=lambda done, total: bar.set(done, total))
+        yield from read_file(
+            path, form=form, images=ImageStore(root=None), progress=lambda done, total: bar.set(done, total)
+        )
     finally:
         bar.close()

@@ -60,7 +60,7 @@ def direction_text(found: Json) -> str:
     """Which way the differences go, and what is left out."""
     pairs, ties = found["heat_map"]["pairs"], found["human"]["tie"]
     way = (
-        "the file does not say which response came first, so each pair counts both ways"
+        "not every pair says which response came first, so each counts both ways"
         if found["both_ways"]
         else "first response − second; people: +1 the first, −1 the second"
     )
@@ -77,12 +77,17 @@ def shares(found: Json) -> Iterator[tuple[str, Json, str]]:
     yield "Cohen's κ, where both prefer one", found["kappa_decided"], "+.2f"
 
 
-def counts_text(found: Json) -> str:
-    """The pairs by how they came out."""
+PEOPLE = ("the annotator alone", "people alone")
+PASSES = ("the earlier pass alone", "the later alone")
+ANNOTATORS = ("this annotator alone", "the other alone")
+
+
+def counts_text(found: Json, who: tuple[str, str]) -> str:
+    """The pairs by how they came out; `who` are the two who answered."""
     c = found["counts"]
     return (
         f"{found['pairs']:,} pairs: {c['same_winner']:,} same winner, {c['other_winner']:,} another; "
-        f"ties: {c['both_tie']:,} of both, {c['only_we_tie']:,} of the one, {c['only_they_tie']:,} of the other alone"
+        f"ties: {c['both_tie']:,} of both, {c['only_we_tie']:,} of {who[0]}, {c['only_they_tie']:,} of {who[1]}"
     )
 
 
@@ -97,7 +102,7 @@ def _human(found: Json) -> Iterator[str]:
         return
     yield f"Pearson r of differences: {direction_text(found)}"
     yield from _heat_map(found["heat_map"])
-    yield from _preferences(found["preferences"])
+    yield from _preferences(found["preferences"], PEOPLE)
 
 
 def _heat_map(found: Json) -> Iterator[str]:
@@ -116,15 +121,15 @@ def _heat_map(found: Json) -> Iterator[str]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) < COLUMN else name[: COLUMN - 2] + "."
+    return name if len(name) < COLUMN else name[: COLUMN - 2].rstrip() + "."
 
 
 def _r(cell: Json) -> str:
     return number({**cell, "low": None}, "+.2f")
 
 
-def _preferences(found: Json) -> Iterator[str]:
-    yield f"  {counts_text(found)}"
+def _preferences(found: Json, who: tuple[str, str]) -> Iterator[str]:
+    yield f"  {counts_text(found, who)}"
     for name, figure, form in shares(found):
         said = number(figure, form) if is_known(figure) else f"– {figure['why']}"
         yield f"  {name:<32}  {said}"
@@ -142,7 +147,7 @@ def _itself(found: Json) -> Iterator[str]:
             yield f" {title}: – {section['why']}"
             continue
         yield f" {title}:"
-        yield from _preferences(section)
+        yield from _preferences(section, PASSES)
 
 
 def _other(found: Json) -> Iterator[str]:
@@ -158,4 +163,4 @@ def _other(found: Json) -> Iterator[str]:
         )
     if not found["measures"]:
         yield "  no attribute is scored by both"
-    yield from _preferences(found["preferences"])
+    yield from _preferences(found["preferences"], ANNOTATORS)

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from align.agreement.words import counts_text, direction_text, joined_text, shares, twins_text
+from align.agreement.words import (
+    ANNOTATORS,
+    PASSES,
+    PEOPLE,
+    counts_text,
+    direction_text,
+    joined_text,
+    shares,
+    twins_text,
+)
 from align.calibration.figure import is_known
 from align.report.pieces import cell, counts, document, facts, heat_map, missing, note, panel, table, text
 from align.report.strips import Strip, strips
@@ -67,7 +76,7 @@ def _human(found: Json) -> str:
         for name, key in (("people", "human"), ("annotator", "annotator"))
     ]
     answers = table(["prefers", "first", "neither", "second"], prefers)
-    return made + _preferences("Do they prefer the same response?", found["preferences"], answers)
+    return made + _preferences("Do they prefer the same response?", found["preferences"], PEOPLE, answers)
 
 
 def _missed(found: Json) -> list[str]:
@@ -77,7 +86,7 @@ def _missed(found: Json) -> list[str]:
     return [note(joined_text(found["joined"])), counts(missed, small=True)]
 
 
-def _preferences(title: str, found: Json, *more: str) -> str:
+def _preferences(title: str, found: Json, who: tuple[str, str], *more: str) -> str:
     rows = [(name, figure, form) for name, figure, form in shares(found)]
     parts = [Strip(_brief(name), figure, form) for name, figure, form in rows if form.endswith("%")]
     kappas = [Strip(_brief(name), figure, form) for name, figure, form in rows if not form.endswith("%")]
@@ -85,7 +94,7 @@ def _preferences(title: str, found: Json, *more: str) -> str:
         title,
         strips(parts, low=0.0, high=1.0, mark=0.5, label="share of pairs with the same verdict"),
         strips(kappas, low=-1.0, high=1.0, mark=0.0, label="Cohen's kappa"),
-        note(counts_text(found)),
+        note(counts_text(found, who)),
         *more,
     )
 
@@ -107,7 +116,7 @@ def _itself(found: Json) -> str:
     made = _measures("The annotator and itself: pass by pass", found["measures"])
     for name, title in ORDERS.items():
         section = found[name]
-        made += _preferences(title, section) if "pairs" in section else panel(title, missing(section["why"]))
+        made += _preferences(title, section, PASSES) if "pairs" in section else panel(title, missing(section["why"]))
     return made
 
 
@@ -118,7 +127,7 @@ def _other(found: Json) -> str:
         return panel(title, missing(found["why"]), *told)
     who = ", ".join(f"{w['backend']} {w['model']}" for w in found["who"])
     made = _measures(f"{title}: {who}", found["measures"], note(twins_text(found["joined"])))
-    return made + _preferences("Do both annotators prefer the same?", found["preferences"])
+    return made + _preferences("Do both annotators prefer the same?", found["preferences"], ANNOTATORS)
 
 
 def _measures(title: str, measures: Json, *more: str) -> str:

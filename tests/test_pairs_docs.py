@@ -25,7 +25,8 @@ def blocks(mark: str) -> list[str]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(ROOT / "tests/pairs_golden/annotated.jsonl", tmp_path)
+    for file in ("pairs_golden/annotated.jsonl", "formats/ultrafeedback.jsonl", "formats/llava_human_preference.json"):
+        shutil.copy(ROOT / "tests" / file, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -40,7 +41,9 @@ def test_the_commands_run_and_leave_the_files_and_the_funnel_of_the_page(here):
     for key, value in json.loads(blocks("funnel")[0]).items():
         assert funnel[key] == value
     assert (here / "balanced/hindsight.jsonl").read_text().count("\n") > 0
-    assert (here / "human/preference.jsonl").read_text().count("\n") == 1
+    for made in ("weighted", "text", "human"):
+        assert (here / made / "preference.jsonl").read_text().count("\n") > 0
+    assert '"margin":null' in (here / "human/preference.jsonl").read_text()
 
 
 def test_the_code_runs(here):

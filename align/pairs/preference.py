@@ -38,9 +38,7 @@ from align.pairs.score import (
     once_each,
     pick,
     too_few,
-)
-from align.pairs.score import (
-    widest_difference as widest_difference,
+    widest_difference,
 )
 from align.settings import Pairs
 from annotate.errors import UserError

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -275,10 +274,3 @@ def widest_difference(rated: Sequence[Rated]) -> float:
 
 def failure(annotated: Annotated, reason: Reason, detail: str) -> Failure:
     return Failure(stage=STAGE, record_id=annotated.prompt.id, reason=reason, detail=detail)
-
-
-def usable(annotated: Annotated, score: Any, *, at_least: int = 1) -> list[Rated] | Failure:
-    """The rated completions that hold any text, by index; or why there are fewer than `at_least`."""
-    rule = Rule(Pairs(score=score), seed=0)
-    group = group_of(annotated, rule)
-    return too_few(group, rule, at_least) or group.rated

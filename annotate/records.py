@@ -24,6 +24,7 @@ from annotate.strict import Part as Part
 from annotate.strict import Record as Record
 from annotate.strict import canonical_json as canonical_json
 from annotate.strict import content_id as content_id
+from annotate.strict import content_sha256 as content_sha256
 from annotate.strict import replace as replace
 from annotate.strict import sha256_of as sha256_of
 

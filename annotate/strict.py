@@ -38,11 +38,16 @@ def sha256_of(value: Any) -> str:
 
 
 def content_id(value: Sequence[Any]) -> str:
-    """The 16 hex digits by which a record is known: of texts, whole numbers and lists of them.
+    """The 16 hex digits by which a record is known: of texts, whole numbers, and lists and objects of them."""
+    return content_sha256(value)[:16]
+
+
+def content_sha256(value: Sequence[Any]) -> str:
+    """`sha256_of` for texts, whole numbers, and lists and objects of them.
 
     Of these msgspec writes the very bytes of `canonical_json`, many times faster; of floats it would not.
     """
-    return hashlib.sha256(_ENCODER.encode(value)).hexdigest()[:16]
+    return hashlib.sha256(_SORTED.encode(value)).hexdigest()
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +102,7 @@ def replace(value: T, /, **changes: Any) -> T:
 
 
 _ENCODER = msgspec.json.Encoder()
+_SORTED = msgspec.json.Encoder(order="sorted")
 
 
 @cache

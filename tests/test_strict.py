@@ -26,7 +26,7 @@ from annotate.records import (
     Record,
     Turn,
 )
-from annotate.strict import _decoder, _finite, canonical_json, content_id, sha256_of
+from annotate.strict import _decoder, _finite, canonical_json, content_id, content_sha256, sha256_of
 
 PROMPT = Prompt.of(
     (
@@ -183,11 +183,15 @@ def test_a_null_that_was_written_as_null_is_no_nan() -> None:
     assert _finite({"a": None, "b": [None, {"c": ()}]}) and not _finite({"b": [None, {"c": (math.nan,)}]})
 
 
-ids = st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner, max_size=4), max_leaves=12)
+def _more(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4)
+
+
+ids = st.recursive(st.text() | st.integers(), _more, max_leaves=12)
 
 
 @settings(deadline=None)
 @given(st.lists(ids, max_size=4))
 def test_an_id_is_the_hash_of_canonical_json(value: list[Any]) -> None:
-    assert content_id(value) == sha256_of(value)[:16]
+    assert content_sha256(value) == sha256_of(value) and content_id(value) == sha256_of(value)[:16]
     assert json.loads(canonical_json(value)) == value

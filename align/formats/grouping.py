@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Entry(NamedTuple):
     """A row on its way to its group. The part of the file comes before the number: parts count from 1 each."""
 
     hash: int
+    key: str
     part: int
     number: int
     row: dict[str, Any]
@@ -48,7 +49,8 @@ class Entry(NamedTuple):
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Entry])
-_BY_HASH = itemgetter(0)
+_BY_PLACE = itemgetter(0, 1, 2, 3)
+_BY_KEY = itemgetter(1)
 
 
 def buckets_for(size: int) -> int:
@@ -72,18 +74,16 @@ class Partition:
             return
         try:
             key = self.key(row)
+            digest = crc32(key.encode())
+            bucket = digest * self.buckets >> 32  # their order is that of the hashes, however many there are
+            held = self._held[bucket]
+            before = len(held)
+            _ENCODER.encode_into((digest, key, part, number, row), held, before)
         except RecordError as error:
             told(number, error)
             return
-        digest = int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-        bucket = digest * self.buckets >> 64  # the order of the buckets is that of the hashes, however many there are
-        held = self._held[bucket]
-        before = len(held)
-        try:
-            _ENCODER.encode_into((digest, part, number, row), held, before)
         except (OverflowError, UnicodeEncodeError) as error:  # an integer of more than 64 bits, half a surrogate pair
-            del held[before:]
-            told(number, f"holds what no format can keep ({error})")
+            told(number, f"holds what cannot be kept ({error})")
             return
         self._counts[bucket] += 1
         self._bytes += len(held) - before
@@ -115,27 +115,33 @@ def groups(folder: Path, bucket: int, first_numbers: Sequence[int]) -> Iterator[
         with file.open("rb") as stream:
             while size := int.from_bytes(stream.read(8), "big"):
                 entries += _DECODER.decode(stream.read(size + 5))
-    entries.sort(key=itemgetter(0, 1, 2))
-    for _, group in groupby(entries, _BY_HASH):
-        yield [(first_numbers[part] + number, row) for _, part, number, row in group]
+    entries.sort(key=_BY_PLACE)
+    for _, group in groupby(entries, _BY_KEY):
+        yield [(first_numbers[part] + number, row) for _, _, part, number, row in group]
 
 
 def records_of(group: Group, form: Format, images: Images, told: Told) -> Sequence[Made]:
-    """The record of one group; where it is none, the rows at fault are told."""
+    """The record of one group. Rows at fault are told, and the record is that of the others."""
     assert form.read_group is not None
     try:
         return form.read_group([row for _, row in group], images)
     except RecordError as error:
-        alone = 0
-        for number, row in group:
-            try:
-                form.read_group([row], images)
-            except RecordError as fault:
-                alone += 1
-                told(number, fault)
-        if not alone:  # each is sound by itself: together they are not
+        sound = [(number, row) for number, row in group if not _fault(number, row, form, images, told)]
+        if 0 < len(sound) < len(group):
+            return records_of(sound, form, images, told)
+        if sound:  # each is sound by itself: together they are not
             told(group[-1][0], f"{error} (its prompt begins in row {group[0][0]})")
         return ()
+
+
+def _fault(number: int, row: Row, form: Format, images: Images, told: Told) -> bool:
+    assert form.read_group is not None
+    try:
+        form.read_group([row], images)
+    except RecordError as error:
+        told(number, error)
+        return True
+    return False
 
 
 def read_grouped(path: Path, form: Format, images: Images, told: Told, progress: Progress) -> Iterator[Made]:

@@ -14,17 +14,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
+
+import msgspec
 
 from align.formats.format import Format, Images, Made, Row
 from align.formats.messages import Spoken, images_of
 from align.formats.parts import prompt_from, text_in
 from align.formats.rated import Answer, annotated_of, shipped_rubric, whole_scores
 from annotate.errors import RecordError
-from annotate.records import IMAGE_PLACEHOLDER, Annotated, canonical_json
+from annotate.records import IMAGE_PLACEHOLDER, Annotated
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-_OURS = ("prompt", "response", "image", *ATTRIBUTES)
+_OURS = {"prompt", "response", "image", *ATTRIBUTES}
 _MARKS: Mapping[str, str] = {"assistant": "\n<extra_id_1>Assistant\n", "user": "\n<extra_id_1>User\n"}
 
 
@@ -36,46 +39,50 @@ def _recognises(row: Row) -> bool:
 
 
 def _group_key(row: Row) -> str:
-    """Prompt and images. Checks the whole row, so that a fault is told where the row stands."""
-    text_in(row, "response")
-    _scores(row)
-    prompt, paths = text_in(row, "prompt"), _paths(row)
-    return canonical_json([prompt, paths]) if paths else prompt
+    """Prompt and images; the rest of a row is checked when its prompt is read."""
+    image = row.get("image")
+    paths = image if isinstance(image, list) else [] if image is None else [image]
+    return msgspec.json.encode((text_in(row, "prompt"), paths)).decode()
 
 
-def _paths(row: Row) -> list[Any]:
-    value = row.get("image")
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+def _ratings(row: Row) -> tuple[int, ...]:
+    """In the order of ATTRIBUTES. Raises `RecordError` for one that is missing, or no whole number from 0 to 4."""
+    try:
+        values = _IN_ORDER(row)
+    except KeyError:
+        missing = next(name for name in ATTRIBUTES if name not in row)
+        raise RecordError(f"{missing}: missing; every row has the five ratings {', '.join(ATTRIBUTES)}") from None
+    if _WHOLE.issuperset(map(type, values)) and 0 <= min(values) and max(values) <= 4:
+        return values
+    name, value = next((n, v) for n, v in zip(ATTRIBUTES, values, strict=True) if type(v) is not int or not 0 <= v <= 4)
+    raise RecordError(f"{name}: {value!r} is not a whole number from 0 to 4; write it as one, or drop the row")
 
 
-def _scores(row: Row) -> dict[str, int]:
-    scores = {}
-    for name in ATTRIBUTES:
-        if name not in row:
-            raise RecordError(f"{name}: missing; every row has the five ratings {', '.join(ATTRIBUTES)}")
-        value = row[name]
-        if type(value) is not int or not 0 <= value <= 4:
-            raise RecordError(f"{name}: {value!r} is not a whole number from 0 to 4; write it as one, or drop the row")
-        scores[name] = value
-    return scores
+_IN_ORDER: Callable[[Row], tuple[Any, ...]] = itemgetter(*ATTRIBUTES)
+_WHOLE = {int}
 
 
 def _read_group(rows: Sequence[Row], images: Images, *, rubric: str) -> Sequence[Made]:
     # the order of rows in a file is no property of the data, and an index is part of a completion's id
-    ordered = sorted(rows, key=lambda row: (text_in(row, "response"), [_scores(row)[name] for name in ATTRIBUTES]))
-    shown = images_of(_paths(ordered[0]), images, "image")
-    text = text_in(ordered[0], "prompt")
+    ordered = sorted([(text_in(row, "response"), _ratings(row), i) for i, row in enumerate(rows)])
+    shown = images_of(rows[0].get("image"), images, "image")
+    text = text_in(rows[0], "prompt")
     if IMAGE_PLACEHOLDER not in text:
         text = (IMAGE_PLACEHOLDER + "\n") * len(shown) + text
-    beyond = [{key: value for key, value in row.items() if key not in _OURS} for row in ordered]
+    beyond = [{key: value for key, value in rows[i].items() if key not in _OURS} for _, _, i in ordered]
     meta = {"helpsteer": {"rows": beyond}} if any(beyond) else {}
     prompt = prompt_from(_turns(text), shown, where="prompt", meta=meta)
-    answers = [Answer(text=row["response"], model="unknown", scores=_scores(row)) for row in ordered]
+    answers = [
+        Answer(text=response, model="unknown", scores=dict(zip(ATTRIBUTES, ratings, strict=True)))
+        for response, ratings, _ in ordered
+    ]
     return [annotated_of(prompt, answers, rubric=shipped_rubric(rubric), backend="human", model="human")]
 
 
 def _turns(text: str) -> list[Spoken]:
     """The turns of a prompt; all of it is one where the marks do not alternate."""
+    if "<extra_id_1>" not in text:
+        return [("user", text)]
     texts = re.split("|".join(map(re.escape, _MARKS.values())), text)
     turns: list[Spoken] = [("assistant" if i % 2 else "user", said) for i, said in enumerate(texts)]
     whole = len(texts) % 2 == 1 and _joined(turns) == text and all(said.strip() for _, said in turns)

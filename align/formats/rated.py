@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 
+import msgspec
+
 from annotate.errors import RecordError
-from annotate.records import Annotated, Annotation, Completion, Prompt, Rating, Rubric, content_id, sha256_of
+from annotate.records import Annotated, Annotation, Completion, Prompt, Rating, Rubric, content_id, content_sha256
 from annotate.rubric import load_rubric
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One completion as a file has it."""
 
     text: str
     model: str
-    scores: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, int] = {}  # a struct has its own each time
     """Empty where it was not rated."""
     rationale: str = ""
 
@@ -46,11 +46,14 @@ def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, b
     ratings = []
     for completion, answer in zip(completions, answers, strict=True):
         if answer.scores:
-            rubric.check(answer.scores, f"completions[{completion.index}]")
+            try:
+                rubric.check(answer.scores)
+            except RecordError:
+                rubric.check(answer.scores, f"completions[{completion.index}]")
             ratings.append(Rating(completion_id=completion.id, scores=answer.scores, rationale=answer.rationale))
     if not ratings:
         return Annotated(prompt=prompt, completions=completions, annotations=())
-    said = sha256_of([backend, model, rubric.name, prompt.id, [[r.completion_id, r.scores] for r in ratings]])
+    said = content_sha256([backend, model, rubric.name, prompt.id, [[r.completion_id, r.scores] for r in ratings]])
     annotation = Annotation(
         id=content_id(["annotation", said]),
         prompt_id=prompt.id,

@@ -5,7 +5,7 @@
     tables = collector.tables()                                # numpy arrays, sorted: the input's order is gone
 
 Held in memory, per record 30 bytes, per completion 40, per rating 30 and 4 for each attribute, per pair 100, per
-distinct word of the pairs about 150; no record and no text. Ids are kept as the 64 bits that their 16 hex digits are;
+distinct word of the pairs about 300; no record and no text. Ids are kept as the 64 bits that their 16 hex digits are;
 other ids, and texts, as 64-bit hashes.
 """
 
@@ -86,12 +86,13 @@ class _Rows:
         """
         import numpy as np
 
-        made = {name: np.array(column) for name, column in self.columns.items()}
+        # each column is let go of as soon as it is copied
+        made = {name: np.array(self.columns.pop(name)) for name in list(self.columns)}
         for column, names in given.items():
             place = {name: i for i, name in enumerate(sorted(names))}
             made[column] = np.array([place[name] for name in names], dtype=np.intp)[made[column]]
         rows = np.lexsort(list(made.values())[::-1])
-        return {name: column[rows] for name, column in made.items()}
+        return {name: made.pop(name)[rows] for name in list(made)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +146,8 @@ class Collector:
         )  # fmt: skip
         self.sources: dict[str, int] = {}
         self.polarities: dict[str, int] = {"": 0}
-        self.words: dict[str, int] = {}
-        self.counted = [array("I") for _ in range(4)]
+        self.words: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter())
+        """Occurrences in chosen and in rejected, pairs with it in chosen and in rejected."""
         self.images: set[int] = set()
         self.unopened: set[int] = set()
         self.n_annotations = self.n_records = 0
@@ -210,26 +211,18 @@ class Collector:
             margin, *(yes_or_no(c.text) for c in two), polarity,
         )  # fmt: skip
         for side, completion in enumerate(two):
-            for word, times in Counter(words(completion.text)).items():
-                if len(word) <= LONGEST_WORD:
-                    self._count(word, side, times)
-
-    def _count(self, word: str, side: int, times: int) -> None:
-        number = self.words.get(word)
-        if number is None:
-            number = self.words[word] = len(self.words)
-            for column in self.counted:
-                column.append(0)
-        self.counted[side][number] += times
-        self.counted[2 + side][number] += 1
+            found = words(completion.text)
+            self.words[side].update(found)
+            self.words[2 + side].update(set(found))
 
     def tables(self) -> Tables:
-        """What was collected, sorted, copies of one completion or rating left out."""
+        """What was collected, sorted, copies of one completion or rating left out. Leaves the collector empty."""
         import numpy as np
 
         names = sorted(self.scores)
         rated = _Rows()
-        rated.columns = {**self.ratings.columns, **{f"={name}": self.scores[name] for name in names}}
+        rated.columns = self.ratings.columns | {f"={name}": self.scores.pop(name) for name in names}
+        self.ratings.columns = {}
         ratings = _once(rated.table(), "prompt", "annotation", "slot", "completion")
         return Tables(
             records=self.records.table(source=self.sources, polarity=self.polarities),
@@ -240,7 +233,11 @@ class Collector:
             pairs=self.pairs.table(polarity=self.polarities),
             sources=sorted(self.sources),
             polarities=sorted(self.polarities),
-            vocabulary={word: tuple(column[i] for column in self.counted) for word, i in sorted(self.words.items())},
+            vocabulary={
+                word: tuple(counter[word] for counter in self.words)
+                for word in sorted(self.words[0].keys() | self.words[1].keys())
+                if len(word) <= LONGEST_WORD
+            },
             counts={
                 "images": len(self.images),
                 "images_unopened": len(self.unopened),

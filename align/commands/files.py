@@ -1,4 +1,4 @@
-"""Verbs on bare files: `align validate FILE`, `align pairs FILE OUTDIR`."""
+"""`align pairs FILE OUTDIR`: training sets from ratings made elsewhere."""
 
 from __future__ import annotations
 
@@ -9,80 +9,19 @@ from pathlib import Path
 
 from align.console import Console
 from align.recipe_reader import Faults, read_block
-from align.settings import Pairs, Prompts
+from align.settings import Pairs
 from align.yaml_lines import parse_value
-from annotate import records
-from annotate.errors import RecordError, UserError
-from annotate.jsonl import read_rows
-from annotate.rubric import check_scores
-
-_KINDS: dict[str, type[records.Record]] = {
-    kind.SCHEMA: kind
-    for kind in (
-        records.Completion, records.Annotation, records.Annotated, records.PreferencePair, records.Example,
-        records.Item, records.Metric, records.Failure,
-    )
-}  # fmt: skip
+from annotate.errors import UserError
 
 
 def validate(options: argparse.Namespace, console: Console) -> int:
-    """Check one file, whatever it holds. Raises `UserError` with every fault."""
-    path = Path(options.file)
-    if path.suffix in (".yaml", ".yml"):
-        from align.recipe import load_recipe
-        from align.state import present
+    """`align validate FILE`, what it was not asked by its defaults."""
+    from align.commands.validate import arguments, run
 
-        stages = [stage.name for stage in present(load_recipe(path))]
-        console.result(f"{path}: a sound recipe: {', '.join(stages)}", kind="recipe", stages=stages)
-        return 0
-    first = _first(path)
-    kind = _KINDS.get(str(first.get("schema"))) if isinstance(first, dict) else None
-    if kind is not None:
-        count = _check_records(path, kind)
-        console.result(f"{path}: {count} records, {kind.SCHEMA}", kind=kind.SCHEMA, records=count)
-    elif isinstance(first, dict) and "questions" in first:
-        from align.evaluate.benchmark import load_rows
-
-        count = len(load_rows(path, suite=path.stem))
-        console.result(f"{path}: {count} benchmark questions", kind="bench/1", records=count)
-    else:
-        from align.prompts import load_prompts
-
-        try:
-            found = load_prompts(Prompts(file=str(path), image_root=options.image_root))
-        except UserError as error:  # here the root is an option of the command, not of a recipe
-            raise UserError(*(text.replace("prompts.image_root", "--image-root") for text in error.faults)) from None
-        text = f"{path}: {len(found.prompts)} prompts, {found.duplicates} duplicates"
-        console.result(text, kind="prompts", records=len(found.prompts), duplicates=found.duplicates)
-    return 0
-
-
-def _first(path: Path) -> object:
-    """The first line as JSON; None where it is not JSON by itself (a list over many lines, or damage)."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            return json.loads(stream.readline())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
-    except ValueError:
-        return None
-
-
-def _check_records(path: Path, kind: type[records.Record]) -> int:
-    """How many records there are. Raises `UserError` with every line that is none, or scores outside its rubric."""
-    faults = []
-    count = 0
-    for number, row in read_rows(path):
-        count += 1
-        try:
-            record = kind.from_json(row)
-            if isinstance(record, records.Annotated):
-                check_scores(record)
-        except RecordError as error:
-            faults.append(f"{path}:{number}: {error}")
-    if faults:
-        raise UserError(*faults)
-    return count
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    root = [] if options.image_root == "." else ["--image-root", options.image_root]
+    return run(parser.parse_args([options.file, *root]), console)
 
 
 def pair_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,8 +48,10 @@ _UNHELD = ("tools", "videos", "audios", "kto_tag")
 
 def _recognises(row: Row) -> bool:
     """A fine-tuning row without `images` is a LLaVA row, letter for letter: that one has to be said."""
+    last = row["conversations"][-1] if isinstance(row.get("conversations"), list) and row["conversations"] else None
     ranked = all(isinstance(row.get(side), Mapping) and "from" in row[side] for side in ("chosen", "rejected"))
-    plain = isinstance(row.get("images"), list) and not {"chosen", "rejected", "rejected_conversations"} & set(row)
+    plain = isinstance(row.get("images"), list) and isinstance(last, Mapping) and last.get("from") == "gpt"
+    plain = plain and not {"chosen", "rejected", "rejected_conversations"} & set(row)
     return "conversations" in row and (ranked or plain)
 
 

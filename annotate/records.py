@@ -148,7 +148,7 @@ class Rubric(Record, frozen=True, kw_only=True):
             raise RecordError(f"{where}: rubric {self.name} scores {sorted(self.attributes)}, got {sorted(scores)}")
         for name, scale in self.attributes.items():
             value = scores[name]
-            if type(value) is not int or not scale.low <= value <= scale.high:
+            if type(value) is not int or value < scale.low or value > scale.high:
                 raise RecordError(f"{where}.{name}: {value!r} is not an integer from {scale.low} to {scale.high}")
 
 

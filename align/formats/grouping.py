@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -37,16 +37,8 @@ MOST_BUCKETS = 1024
 _BUFFERED_BYTES = 8 << 20
 
 
-class Entry(NamedTuple):
-    """A row on its way to its group. The part of the file comes before the number: parts count from 1 each."""
-
-    hash: int
-    key: str
-    part: int
-    number: int
-    row: dict[str, Any]
-
-
+Entry = tuple[int, str, int, int, Any]
+"""(hash of the key, key, part of the file, number, row); parts count their rows from 1 each."""
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(list[Entry])
 _BY_PLACE = itemgetter(0, 1, 2, 3)

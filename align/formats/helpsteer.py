@@ -69,8 +69,10 @@ def _read_group(rows: Sequence[Row], images: Images, *, rubric: str) -> Sequence
     text = text_in(rows[0], "prompt")
     if IMAGE_PLACEHOLDER not in text:
         text = (IMAGE_PLACEHOLDER + "\n") * len(shown) + text
-    beyond = [{key: value for key, value in rows[i].items() if key not in _OURS} for _, _, i in ordered]
-    meta = {"helpsteer": {"rows": beyond}} if any(beyond) else {}
+    meta: dict[str, Any] = {}
+    if not all([_OURS.issuperset(row) for row in rows]):
+        beyond = [{key: value for key, value in rows[i].items() if key not in _OURS} for _, _, i in ordered]
+        meta = {"helpsteer": {"rows": beyond}}
     prompt = prompt_from(_turns(text), shown, where="prompt", meta=meta)
     answers = [
         Answer(text=response, model="unknown", scores=dict(zip(ATTRIBUTES, ratings, strict=True)))

@@ -37,10 +37,10 @@ def shipped_rubric(name: str) -> Rubric:
 def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, backend: str, model: str) -> Annotated:
     """The prompt with its answers. Raises `RecordError` where a score is outside of the rubric."""
     try:
-        completions = tuple(
+        completions = [
             Completion.of(prompt_id=prompt.id, model=answer.model, index=index, text=answer.text)
             for index, answer in enumerate(answers)
-        )
+        ]
     except UnicodeEncodeError:
         raise RecordError("an answer holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from None
     ratings = []
@@ -52,14 +52,14 @@ def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, b
                 rubric.check(answer.scores, f"completions[{completion.index}]")
             ratings.append(Rating(completion_id=completion.id, scores=answer.scores, rationale=answer.rationale))
     if not ratings:
-        return Annotated(prompt=prompt, completions=completions, annotations=())
+        return Annotated(prompt=prompt, completions=tuple(completions), annotations=())
     said = content_sha256([backend, model, rubric.name, prompt.id, [[r.completion_id, r.scores] for r in ratings]])
     annotation = Annotation(
         id=content_id(["annotation", said]),
         prompt_id=prompt.id,
         mode="listwise",
         pass_index=0,
-        shown_order=tuple(rating.completion_id for rating in ratings),
+        shown_order=tuple([rating.completion_id for rating in ratings]),
         ratings=tuple(ratings),
         backend=backend,
         model=model,
@@ -67,7 +67,7 @@ def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, b
         rubric_sha256=rubric.sha256,
         request_sha256=said,
     )
-    return Annotated(prompt=prompt, completions=completions, annotations=(annotation,))
+    return Annotated(prompt=prompt, completions=tuple(completions), annotations=(annotation,))
 
 
 def whole_scores(record: Annotated, form: str) -> list[dict[str, int]]:

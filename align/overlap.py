@@ -28,6 +28,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -68,7 +69,9 @@ def ngrams(sequence: Sequence[str], size: int) -> list[str]:
     return [" ".join(sequence[i : i + size]) for i in range(len(sequence) - size + 1)]
 
 
+@lru_cache(maxsize=64)
 def _lines(text: str) -> list[list[str]]:
+    """The words of each line; kept for a moment, since every set is searched for in the same text."""
     return [words(line) for line in text.split("\n")]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.context import Context
+from align.doctor import Collector, examine
 from annotate.jsonl import read_rows
 from annotate.records import Annotated, Failure, Item, Metric, PreferencePair
 
@@ -41,6 +42,8 @@ class Findings:
     """`stage: reason` -> how many records."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """The calibration card of stage annotate, where it left one."""
+    doctor: Mapping[str, Any] = field(default_factory=dict)
+    """What is wrong with the annotated prompts and the pairs, where there are any."""
     logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     image_root: Path = Path()
     image_limit: int = 50_000_000
@@ -52,6 +55,9 @@ def gather(context: Context) -> Findings:
     pairs = recipe.pairs
     prompts = recipe.prompts
     evaluated = context.has("evaluate")
+    annotated = context.records("annotate", "annotated.jsonl", Annotated) if context.has("annotate") else ()
+    preferences = context.records("pairs", "preference.jsonl", PreferencePair) if context.has("pairs") else ()
+    funnel = _json(context.path("pairs", "funnel.json")) if context.has("pairs") else {}
     return Findings(
         title=recipe.report.title if recipe.report and recipe.report.title else recipe.name,
         name=recipe.name,
@@ -62,11 +68,12 @@ def gather(context: Context) -> Findings:
         verdicts=_json(context.path("evaluate", "verdicts.json")) if evaluated else {},
         metrics=context.records("evaluate", "metrics.jsonl", Metric) if evaluated else (),
         items=context.records("evaluate", "items.jsonl", Item) if evaluated else (),
-        annotated=context.records("annotate", "annotated.jsonl", Annotated) if context.has("annotate") else (),
-        pairs=context.records("pairs", "preference.jsonl", PreferencePair) if context.has("pairs") else (),
-        funnel=_json(context.path("pairs", "funnel.json")) if context.has("pairs") else {},
+        annotated=annotated,
+        pairs=preferences,
+        funnel=funnel,
         failures=_failures(context),
         calibration=_calibration(context),
+        doctor=_doctor(annotated, preferences, funnel, score=pairs.score if pairs else None, seed=recipe.seed),
         logs={s: [row for _, row in read_rows(context.path(s, "log.jsonl"))] for s in TRAININGS if context.has(s)},
         image_root=Path(prompts.image_root) if prompts else Path(),
         image_limit=prompts.max_image_pixels if prompts else 50_000_000,
@@ -83,6 +90,25 @@ def _calibration(context: Context) -> dict[str, Any]:
     if not context.has("annotate") or not context.path("annotate", "calibration.json").exists():
         return {}
     return _json(context.path("annotate", "calibration.json"))
+
+
+def _doctor(
+    annotated: Sequence[Annotated],
+    pairs: Sequence[PreferencePair],
+    funnel: Mapping[str, Any],
+    *,
+    score: Sequence[str] | Mapping[str, float] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The doctor's report of what the pairs were made of and became."""
+    if not annotated and not pairs:
+        return {}
+    collector = Collector()
+    for row in annotated:
+        collector.add(row)
+    for pair in pairs:
+        collector.add(pair)
+    return examine(collector.tables(), score=score, funnel=funnel.get("total"), seed=seed)
 
 
 def _failures(context: Context) -> dict[str, int]:

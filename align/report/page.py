@@ -14,6 +14,7 @@ from typing import Any
 
 from align.report.calibration import card_html
 from align.report.cards import make_cards
+from align.report.doctor import doctor_html
 from align.report.figures import (
     compared_histograms,
     histogram,
@@ -86,6 +87,7 @@ def render_page(findings: Findings, table: Table | None, *, cards: int) -> str:
         built=BUILT,
         what=WHAT,
         calibration=Markup(card_html(findings.calibration)) if findings.calibration else "",
+        doctor=Markup(doctor_html(findings.doctor)) if findings.doctor else "",
         cards=make_cards(findings, cards),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     )
@@ -121,7 +123,8 @@ def _figures(findings: Findings, table: Table | None) -> Iterator[tuple[str, str
     if findings.pairs:
         margins = [pair.margin for pair in findings.pairs if pair.margin is not None]
         label = "points between chosen and rejected"
-        yield "margins", histogram("margins", margins, label=label, mark=findings.min_margin)
+        if margins:  # pairs of preferences have none
+            yield "margins", histogram("margins", margins, label=label, mark=findings.min_margin)
         words = {
             "chosen": [len(p.chosen.text.split()) for p in findings.pairs],
             "rejected": [len(p.rejected.text.split()) for p in findings.pairs],
@@ -168,6 +171,7 @@ def report_json(findings: Findings, table: Table | None) -> dict[str, Any]:
         "failures": dict(findings.failures),
         "facts": dict(_facts(findings)),
         "calibration": dict(findings.calibration),
+        "doctor": dict(findings.doctor),
         "training": {stage: _ends(rows) for stage, rows in findings.logs.items()},
     }
 

@@ -283,7 +283,7 @@ def test_who_says_yes_and_who_wins():
         pair(3, "No.", "Yes.", **positive),
         pair(4, "No.", "Yes.", **negative),
         pair(5, "Yes.", "It may be.", **positive),  # sets yes against neither
-        pair(6, "No.", "Yes."),  # of no polarity
+        pair(6, "No.", "Yes.", meta={"polarity": "unknown"}),
     ]
     found = report_of(records)["polarity"]
     assert (found["n"], found["n_unknown"], found["largest_share"]["value"]) == (5, 1, 0.8)

@@ -195,10 +195,16 @@ def test_the_section_holds_every_part():
         "How much there is", "Margins: chosen − rejected", "Best − worst", "Ties", "Is longer chosen?",
         "Do scores follow length?", "What drifts", "Does the place matter?", "all score the same",
         "What is there twice", "Yes and no", "Correlation of attributes", "… within each prompt",
-        "Words that tell", "Leakage: pope", "1 rows could not be read",
+        "Words that tell", "Leakage: pope", "Rows that could not be read: 1",
     ):  # fmt: skip
         assert title in section, title
     assert doctor_html(full_report()) == section
+
+
+def test_what_is_not_there_is_no_zero():
+    section = doctor_html(report_of([pair(1, "a cat", "a dog")]))
+    assert "completions</li>" not in section and "– (no annotated rows)" in section
+    assert "<b>0</b> of these scored" not in section and "0 / 0 / 0" not in section
 
 
 def test_names_and_words_of_the_data_are_escaped():

@@ -168,7 +168,8 @@ class Collector:
 
     def _polarity(self, prompt: Prompt) -> int:
         said = prompt.meta.get("polarity")
-        return self.polarities.setdefault("" if said is None else str(said), len(self.polarities))
+        name = "" if said in (None, "unknown") else str(said)
+        return self.polarities.setdefault(name, len(self.polarities))
 
     def _add_prompt(self, kind: str, prompt: Prompt, key: int, polarity: int) -> None:
         hashes = [image.sha256 for image in prompt.images]

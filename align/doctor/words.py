@@ -234,7 +234,8 @@ def _vocabulary(report: Json) -> Iterator[Finding]:
     found = report["vocabulary"]
     if not is_known(found.get("largest_z")):
         return
-    words = [(f"“{r['word']}” {r['z']:+.1f}") for r in (*found["in_chosen"][:3], *found["in_rejected"][:3])]
+    rows = (*found["in_chosen"][:3], *found["in_rejected"][:3])
+    words = [f"“{row['word']}” {row['z']:+.1f}".replace("-", "−") for row in rows]
     level: Level = "mind" if found["largest_z"]["value"] >= TELLS else "good"
     text = f"words that tell (z): {', '.join(words)}" if words else "no word tells chosen from rejected"
     yield Finding(level, "vocabulary", text)

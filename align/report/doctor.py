@@ -51,15 +51,12 @@ def doctor_html(report: Json) -> str:
 def _size(report: Json) -> str:
     size = report["size"]
     steps = {row["step"]: row["count"] for row in report["funnel"]}
-    steps = steps or {
-        "prompts": size["n"],
-        "completions": size["completions"],
-        "of these scored": size["completions_scored"],
-        "pairs": size["pairs"],
-    }
+    if not steps:
+        scored = {"completions": size["completions"], "of these scored": size["completions_scored"]}
+        steps = {"prompts": size["n"], **(scored if size["annotated"] else {}), "pairs": size["pairs"]}
     by_path = size["images_known_by_path"]
     rows = [
-        ("annotations", f"{size['annotations']:,}"),
+        ("annotations", f"{size['annotations']:,}" if size["annotated"] else "– (no annotated rows)"),
         ("prompts with images", f"{size['prompts_with_images']:,}"),
         ("distinct images", f"{size['images']:,}" + (f", {by_path:,} known by path only" if by_path else "")),
     ]
@@ -197,7 +194,7 @@ def _duplicates(report: Json) -> str:
             ("contradictory", pairs["contradictory_examples"]),
             ("chosen = rejected", same["examples"]),
         ):
-            notes += [f"{name}: {', '.join(ids)}, …"] if ids else []
+            notes += [f"{name}, e.g. {', '.join(ids)}"] if ids else []
     made = panel("What is there twice", counts(rows, small=True), *map(note, notes))
     return made
 
@@ -207,15 +204,13 @@ def _polarity(report: Json) -> str:
     head = ["", "prompts", "completions: yes / no / other", "chosen", "rejected", "yes wins"]
 
     def line(name: str, row: Json) -> list[Any]:
-        said = [" / ".join(f"{row[key][a]:,}" for a in ("yes", "no", "other")) for key in ("completions", *_SIDES)]
-        return [name, f"{row['prompts']:,}", *said, cell(row["yes_wins"], ".0%")]
+        said = [row[key].values() for key in ("completions", "chosen", "rejected")]
+        told = [" / ".join(f"{count:,}" for count in counted) if any(counted) else "–" for counted in said]
+        return [name, f"{row['prompts']:,}", *told, cell(row["yes_wins"], ".0%")]
 
     rows = [line(v["polarity"], v) for v in found["values"]] + [line("all", found["all"])]
     said = [missing(found["why"])] if "why" in found else []
     return panel("Yes and no", *said, table(head, rows), wide=True)
-
-
-_SIDES = ("chosen", "rejected")
 
 
 def _attributes(report: Json) -> str:
@@ -292,4 +287,4 @@ def _bad_rows(report: Json) -> str:
     bad = report["bad_rows"]
     if not bad["count"]:
         return ""
-    return panel(f"{bad['count']:,} rows could not be read", *map(note, bad["first"]), wide=True)
+    return panel(f"Rows that could not be read: {bad['count']:,}", *map(note, bad["first"]), wide=True)

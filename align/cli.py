@@ -27,7 +27,7 @@ class Verb:
     help: str
     run: str = "align.commands.road:run"
     takes: str = "recipe"
-    """What stands behind the verb: recipe, recipe or files, file, run, nothing; or own, where the module of `run` has a
+    """What stands behind the verb: recipe, recipe or files, run, nothing; or own, where the module of `run` has a
     function `arguments` that says."""
     examples: tuple[str, ...] = ()
 
@@ -69,10 +69,14 @@ VERBS = {
         examples=("align verify runs/demo", "align verify recipes/demo.yaml"),
     ),
     "validate": Verb(
-        help="check a file of records, LLaVA conversations or benchmark questions, or a recipe",
-        run="align.commands.files:validate",
-        takes="file",
-        examples=("align validate data/prompts.jsonl --image-root data/images", "align validate recipes/demo.yaml"),
+        help="check a data file of any format, records, benchmark questions, or a recipe",
+        run="align.commands.validate:run",
+        takes="own",
+        examples=(
+            "align validate data/prompts.jsonl --image-root data/images",
+            "align validate dpo.json --max-length 2048 --tokenizer llava-1.5-7b-hf",
+            "align validate recipes/demo.yaml",
+        ),
     ),
     "convert": Verb(
         help="a data file of one tool as a data file of another",
@@ -210,13 +214,10 @@ def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
         parser.add_argument("changes", nargs="*", metavar="key=value", help="dotted keys of the recipe")
     elif about.takes == "run":
         parser.add_argument("run", metavar="RUN", help="the folder of a run, or its recipe")
-    elif about.takes == "file":
-        parser.add_argument("file", metavar="FILE")
-        parser.add_argument("--image-root", default=".", help="folder that image paths are relative to (default: .)")
     elif about.takes == "own":
         import_module(about.run.partition(":")[0]).arguments(parser)
     if verb == "pairs":
-        import_module("align.commands.files").pair_arguments(parser)
+        import_module("align.commands.pairs").arguments(parser)
     if about.run.startswith("align.commands.road"):
         parser.add_argument("--yes", action="store_true", help="spend money where a stage would")
         if verb in ("annotate", "teach"):

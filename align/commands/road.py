@@ -12,9 +12,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Bring the stage that the verb names, or all of them, up to date."""
     verb: str = options.verb
     if verb == "pairs" and not options.recipe.endswith((".yaml", ".yml")):
-        from align.commands.files import pairs
+        from align.commands import pairs
 
-        return pairs(options, console)
+        return pairs.run(options, console)
     from align.recipe import load_recipe
     from align.runner import Runner
 

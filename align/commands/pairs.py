@@ -14,20 +14,12 @@ from align.yaml_lines import parse_value
 from annotate.errors import UserError
 
 
-def validate(options: argparse.Namespace, console: Console) -> int:
-    """`align validate FILE`, what it was not asked by its defaults."""
-    from align.commands.validate import arguments, run
-
-    parser = argparse.ArgumentParser()
-    arguments(parser)
-    root = [] if options.image_root == "." else ["--image-root", options.image_root]
-    return run(parser.parse_args([options.file, *root]), console)
-
-
-def pair_arguments(parser: argparse.ArgumentParser) -> None:
+def arguments(parser: argparse.ArgumentParser) -> None:
     """What `align pairs` takes for bare files."""
     files = parser.add_argument_group("for bare files")
-    files.add_argument("--from", dest="form", default="auto", metavar="FORMAT", help="what FILE is (default: its keys)")
+    files.add_argument(
+        "--from", "--format", dest="form", default="auto", metavar="FORMAT", help="what FILE is (default: its keys)"
+    )
     files.add_argument("--rubric", help="the rubric that was followed, where it is not a shipped one")
     files.add_argument("--image-root", metavar="DIR", help="folder that image paths are relative to: opens and hashes")
     files.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
@@ -36,7 +28,7 @@ def pair_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def pairs(options: argparse.Namespace, console: Console) -> int:
+def run(options: argparse.Namespace, console: Console) -> int:
     """Training sets from a file of ratings of any format: `align pairs FILE OUTDIR [min_margin=3 ...]`."""
     from align.pairs.build import build_files
 

@@ -363,6 +363,15 @@ def test_a_path_that_leaves_the_root_is_not_opened(tmp_path: Path) -> None:
         assert gallery.print_of(gallery.named(path)) is None
 
 
+def test_embedded_images_are_compared_too() -> None:
+    gallery = Gallery(None)
+    image = gallery.embedded(jpeg(photo("chelsea"), 50), "cat.jpg")
+    ours = gallery.print_of(image)
+    assert ours is not None and ours.sha256 == image.sha256 and ours.dct is not None
+    broken = gallery.embedded(b"no image")
+    assert gallery.print_of(broken) is None
+
+
 def test_a_record_is_searched_in_all_its_turns_and_completions() -> None:
     prompt = Prompt.of((Turn(role="system", text="Be kind."), Turn(role="user", text="What is it?")), source_id="mine")
     a, b = (Completion.of(prompt_id=prompt.id, model="m", index=i, text=t) for i, t in enumerate(("A cat.", "A dog.")))

@@ -45,9 +45,9 @@ _BY_PLACE = itemgetter(0, 1, 2, 3)
 _BY_KEY = itemgetter(1)
 
 
-def buckets_for(size: int) -> int:
+def buckets_for(size: int, bucket_bytes: int = BUCKET_BYTES) -> int:
     """How many buckets a file of so many bytes is dealt into."""
-    return min(MOST_BUCKETS, max(1, -(-size // BUCKET_BYTES)))
+    return min(MOST_BUCKETS, max(1, -(-size // bucket_bytes)))
 
 
 class Partition:

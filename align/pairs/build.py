@@ -66,13 +66,14 @@ def build_files(
     workers: int | None = None,
     progress: Progress = lambda done, total: None,
     context: BaseContext | None = None,
+    part_bytes: int = PART_BYTES,
 ) -> dict[str, Any]:
     """From a file of ratings, in any format that holds some, to the files above; returns the funnel.
 
     All files are written, or none. conditioning.json needs to know the highest scores: from `rubric` (name or path), or
     from the shipped rubric that the annotations say they followed; else it is left out. Images are opened and hashed
     only with an `image_root`. `workers`: processes; by default one per processor if the file is worth it. `context`:
-    how they are started.
+    how they are started. `part_bytes`: how finely the file is cut; nothing that is written depends on it.
     """
     check_settings(settings)
     given = load_rubric(rubric)[0] if rubric else None
@@ -88,7 +89,7 @@ def build_files(
                 image_folder=workspace / "images", workspace=workspace, in_parts=workers > 1,
             )  # fmt: skip
             with crew(workers, context=context) as work:
-                made = _build(job, size, work, progress)
+                made = _build(job, size, part_bytes, work, progress)
             funnel = _write_summaries(made, job)
             _move(workspace, outdir)
             return funnel
@@ -165,15 +166,15 @@ class _Whole:
             self.account.update(built.account)
 
 
-def _build(job: Job, size: int, work: InOrder, progress: Progress) -> _Whole:
-    cut = [Part(i, at, at + PART_BYTES) for i, at in enumerate(range(0, size, PART_BYTES))]
+def _build(job: Job, size: int, part_bytes: int, work: InOrder, progress: Progress) -> _Whole:
+    cut = [Part(i, at, at + part_bytes) for i, at in enumerate(range(0, size, part_bytes))]
     parts = cut if job.lines else [Part(0)]
     flat = format_named(job.form).read_group is not None
     passes = 1 + flat + (job.settings.length_gap == "balance")
     done = _Steps(size, passes, progress)
     faults: list[tuple[int, str]] = []
     if flat:
-        job = replace(job, buckets=buckets_for(size))
+        job = replace(job, buckets=buckets_for(size, part_bytes))
         job, faults = _dealt(job, parts, work, done)
         parts = [Part(bucket) for bucket in range(job.buckets)]
     if job.settings.length_gap == "balance":

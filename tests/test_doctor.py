@@ -232,8 +232,17 @@ def test_pairwise_preferences_for_the_first():
     assert report["position"]["mode"] == "pairwise"
     assert report["position"]["first"]["value"] == 0.8
     assert report["position"]["effect"]["value"] == 0.3
+    assert report["length"]["win_rate"]["value"] is None  # all as long
     assert report["position"]["p"]["value"] == pytest.approx(2 * (45 + 10 + 1) / 1024, abs=1e-4)  # binomial, two-sided
     assert (report["ties"]["of"], report["ties"]["share"]["value"]) == ("preferences", round(2 / 12, 4))
+
+
+def test_pairwise_preferences_for_the_longer():
+    """The longer one is preferred in the first and the third; a tie and two equal lengths say nothing."""
+    said = [(("aa", "b"), "first"), (("aa", "b"), "second"), (("b", "aa"), "second"), (("aa", "b"), "tie"),
+            (("a", "b"), "first")]  # fmt: skip
+    found = report_of([compared(i, texts, preference) for i, (texts, preference) in enumerate(said)])["length"]
+    assert (found["of"], found["win_rate"]["value"], found["win_rate"]["n"]) == ("preferences", round(2 / 3, 4), 3)
 
 
 def test_a_set_without_annotations_has_no_places():
@@ -350,7 +359,7 @@ def test_annotated_rows_alone_say_what_they_cannot_say():
 def test_prompts_and_examples_alone_are_counted():
     report = report_of([prompt_of(1), Example.of(prompt=prompt_of(2), completion="x", source="s")])
     assert (report["size"]["n"], report["size"]["examples"]) == (2, 1)
-    assert report["length"]["why"] == "there are no pairs in the file"
+    assert report["length"]["why"] == "there are no pairs, scores or preferences in the file"
     json.dumps(report, allow_nan=False)
 
 

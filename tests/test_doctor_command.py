@@ -31,7 +31,7 @@ def run(*arguments: str | Path, machine: bool = False) -> int:
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     path = tmp_path / "preference.jsonl"
-    write_records(path, [pair(i, "a cat and a dog", "a cat", margin=2) for i in range(6)])
+    write_records(path, [pair(i, "a cat and a dog", "a cat", margin=2) for i in range(12)])
     return path
 
 
@@ -46,7 +46,7 @@ def test_a_file_of_pairs(pairs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(p.name for p in folder.iterdir()) == ["doctor.html", "doctor.json"]
     assert report(folder)["length"]["win_rate"]["value"] == 1.0
     out = capsys.readouterr().out
-    assert out.startswith("6 prompts: 6 pairs\n!! length") and f"written to {folder}" in out
+    assert out.startswith("12 prompts: 12 pairs\n!! length") and f"written to {folder}" in out
     first = (folder / "doctor.json").read_bytes()
     run(pairs)
     assert (folder / "doctor.json").read_bytes() == first
@@ -74,17 +74,17 @@ def test_broken_limits_end_with_exit_code_3(pairs: Path, capsys: pytest.CaptureF
         run(pairs, "--fail-on", "max_length_win_rate=0.6", "max_ties=0", "max_verbosity_drift=1")
     assert stopped.value.exit_code == 3
     _, length, drift = str(stopped.value).splitlines()
-    assert length.startswith("max_length_win_rate=0.6 broken by 100.0% [54.1%, 100.0%]: how often the longer")
+    assert length.startswith("max_length_win_rate=0.6 broken by 100.0% [73.5%, 100.0%]: how often the longer")
     assert "build pairs with a bound on length" in length
     assert drift.startswith("max_verbosity_drift=1 broken by not known (cannot be known from pairs without scores")
     checked = report(pairs.with_name("preference.jsonl.doctor"))["limits"]
     assert [c["broken"] for c in checked] == [True, False, True]
     assert "max_ties=0 kept by 0.0%" in capsys.readouterr().out
-    assert run(pairs, "--fail-on", "max_length_win_rate=0.6", "--fail-by", "interval") == 0  # 54% is not beyond 60%
+    assert run(pairs, "--fail-on", "max_length_win_rate=0.8", "--fail-by", "interval") == 0  # 73.5% is not beyond 80%
 
 
 def test_for_machines(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(pairs, "--fail-on", "min_pairs=6", machine=True)
+    run(pairs, "--fail-on", "min_pairs=12", machine=True)
     (event,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert event["event"] == "result" and event["limits"][0]["name"] == "min_pairs"
     assert event["findings"][0]["level"] == "bad"
@@ -96,7 +96,7 @@ def test_bad_rows_are_counted_and_told(pairs: Path) -> None:
     with pytest.raises(Stopped, match="max_bad_rows=0 broken by 2"):
         run(pairs, "--fail-on", "max_bad_rows=0")
     found = report(pairs.with_name("preference.jsonl.doctor"))
-    assert found["bad_rows"]["count"] == 2 and found["size"]["pairs"] == 6
+    assert found["bad_rows"]["count"] == 2 and found["size"]["pairs"] == 12
     assert found["bad_rows"]["first"][0].startswith(f"{pairs}:2: ")
 
 

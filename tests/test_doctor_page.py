@@ -50,7 +50,7 @@ def test_long_winded_pairs_are_bad_news():
 
 def test_every_fault_has_its_finding_worst_first():
     records: list[Record] = [pair(1, "a", "b", margin=-1), pair(1, "b", "a"), pair(2, "c", "c"), pair(3, "a", "b")]
-    records += [pair(3, "a", "b"), *(rated(i, points(a=1, b=1)) for i in range(5))]
+    records += [pair(3, "a", "b"), *(rated(i, points(a=1, b=1)) for i in range(10))]
     report = report_of(records, leakage=[searched()], bad_rows=["x.jsonl:3: no id"])
     found = levels(report)
     for topic in (
@@ -68,6 +68,15 @@ def test_every_fault_has_its_finding_worst_first():
     text = verdict_text(report)
     assert text.splitlines()[1].startswith("!! ")
     assert all(len(line) <= WIDTH for line in text.splitlines()) and len(text.splitlines()) <= LINES + 2
+
+
+def test_few_prompts_are_judged_by_what_is_there_and_not_by_estimates():
+    records = [pair(i, "x" * 40, "x" * 10) for i in range(9)]
+    assert levels(report_of(records))["length"] == "info"
+    (said,) = (f.text for f in findings(report_of(records)) if f.topic == "length")
+    assert said.endswith("n=9; chosen is 4.00 [4.00, 4.00] times as long: too few prompts to say")
+    assert levels(report_of([pair(1, "a", "a")]))["chosen = rejected"] == "bad"
+    assert levels(report_of([*records, pair(9, "x" * 40, "x" * 10)]))["length"] == "bad"
 
 
 def test_what_cannot_be_known_is_said():

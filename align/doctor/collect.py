@@ -108,7 +108,7 @@ class Tables:
     scores: Mapping[str, Floats]
     """Attribute -> the score of each rating, NaN where it was not given."""
     votes: Mapping[str, Column]
-    """prompt, annotation, vote: 1 first, -1 second, 0 tie; one row per pairwise annotation."""
+    """prompt, annotation, vote and longer: 1 first, -1 second, 0 neither; one row per pairwise annotation."""
     pairs: Mapping[str, Column]
     """prompt, chosen, rejected, texts and folded texts of both, chars and words of both, margin, yes of both, ..."""
     sources: Sequence[str]
@@ -138,7 +138,7 @@ class Collector:
         self.completions = _Rows(prompt="Q", completion="Q", folded="Q", chars="I", words="I", yes="b", polarity="I")
         self.ratings = _Rows(prompt="Q", annotation="Q", slot="I", size="I", completion="Q")
         self.scores: dict[str, array[float]] = {}
-        self.votes = _Rows(prompt="Q", annotation="Q", vote="b")
+        self.votes = _Rows(prompt="Q", annotation="Q", vote="b", longer="b")
         self.pairs = _Rows(
             prompt="Q", id="Q", chosen="Q", rejected="Q", chosen_text="Q", rejected_text="Q", chosen_folded="Q",
             rejected_folded="Q", chosen_chars="I", rejected_chars="I", chosen_words="I", rejected_words="I",
@@ -185,13 +185,15 @@ class Collector:
                 key, key_of(c.id), _hash(_folded(c.text)), len(c.text), len(c.text.split()), yes_or_no(c.text), polarity
             )
         self.n_annotations += len(record.annotations)
+        lengths = {c.id: len(c.text) for c in record.completions}
         for annotation in record.annotations:
-            self._add_annotation(annotation, key)
+            self._add_annotation(annotation, key, lengths)
 
-    def _add_annotation(self, annotation: Annotation, key: int) -> None:
+    def _add_annotation(self, annotation: Annotation, key: int, lengths: Mapping[str, int]) -> None:
         number = _hash(f"{annotation.id}\x1f{annotation.pass_index}")
         if annotation.preference is not None:
-            self.votes.add(key, number, _PREFERENCES[annotation.preference])
+            first, second = (lengths[name] for name in annotation.shown_order)
+            self.votes.add(key, number, _PREFERENCES[annotation.preference], (first > second) - (first < second))
         size = len(annotation.shown_order)
         for rating in annotation.ratings:
             slot = annotation.shown_order.index(rating.completion_id)

@@ -12,7 +12,7 @@ import numpy as np
 
 from align.calibration.figure import Figure, left_out
 from align.calibration.readings import DESCRIPTIONS, PREFERENCE
-from align.doctor.margins import NO_SCORES
+from align.doctor.margins import NO_SCORES, NO_VOTES
 from align.doctor.sampling import groups
 from align.doctor.size import NO_PAIRS
 from align.reliability import signs, spearman
@@ -24,17 +24,30 @@ if TYPE_CHECKING:
     from align.stats import Floats
 
 ONE_LENGTH = "no two completions that are told apart differ in length"
+NOTHING_COMPARED = "there are no pairs, scores or preferences in the file"
 UNSCORED_PAIRS = "cannot be known from pairs without scores; give the annotated file as well"
 
 
 def length_section(tables: Tables, scored: Scored, clusters: Clusters) -> dict[str, Any]:
-    """`win_rate` is the headline: how often the longer completion is chosen; without pairs, scored higher."""
-    pairs, scores = _pairs(tables, clusters), _scores(scored, clusters)
-    of = "pairs" if "win_rate" in pairs else "scores" if "win_rate" in scores else None
+    """`win_rate` is the headline: how often the longer one is chosen; without pairs, scored higher, or preferred."""
+    parts = {
+        "pairs": _pairs(tables, clusters),
+        "scores": _scores(scored, clusters),
+        "preferences": _votes(tables, clusters),
+    }
+    of = next((name for name, part in parts.items() if "win_rate" in part), None)
     if of is None:
-        return {**left_out(NO_PAIRS if "why" in pairs else ONE_LENGTH), "pairs": pairs, "scores": scores}
-    rate = (pairs if of == "pairs" else scores)["win_rate"]
-    return {"n": rate["n"], "unit": "characters", "of": of, "win_rate": rate, "pairs": pairs, "scores": scores}
+        return {**left_out(NOTHING_COMPARED), **parts}
+    rate = parts[of]["win_rate"]
+    return {"n": rate["n"], "unit": "characters", "of": of, "win_rate": rate, **parts}
+
+
+def _votes(tables: Tables, clusters: Clusters) -> dict[str, Any]:
+    votes = tables.votes
+    if not len(votes["vote"]):
+        return left_out(NO_VOTES)
+    agree = votes["vote"] * votes["longer"]
+    return {"n": len(agree), "win_rate": clusters.share(votes["prompt"], agree > 0, agree != 0, ONE_LENGTH)}
 
 
 def _pairs(tables: Tables, clusters: Clusters) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from align.stats import Floats
 
 NO_SCORES = "no completion in the file is scored"
+NO_VOTES = "there are no pairwise annotations in the file"
 NO_MARGINS = "cannot be known from pairs without margins"
 BINS = 24
 
@@ -135,7 +136,7 @@ def _tied_votes(tables: Tables, clusters: Clusters) -> dict[str, Any]:
     votes = tables.votes
     n = len(votes["vote"])
     if not n:
-        return left_out("there are no pairwise annotations in the file")
+        return left_out(NO_VOTES)
     return {"n": n, "share": clusters.share(votes["prompt"], votes["vote"] == 0, np.ones(n), "")}
 
 

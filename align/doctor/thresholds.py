@@ -117,7 +117,7 @@ THRESHOLDS: Mapping[str, Threshold] = {
         what="share of completions that repeat another of their prompt",
         figure=_at("duplicates", "completions", "share"), remedy="sample at a higher temperature"),
     "max_length_win_rate": Threshold(
-        what="how often the longer completion is chosen; without pairs, scored higher",
+        what="how often the longer completion is chosen; without pairs, scored higher or preferred",
         figure=_at("length", "win_rate"), remedy=LENGTH),
     "min_length_win_rate": Threshold(
         what="the same, where shorter ones must not be favoured either",

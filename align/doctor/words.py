@@ -36,6 +36,8 @@ REPEATED = 0.25
 """Share of completions that repeat another of their prompt: as much of sampling and rating was in vain."""
 TELLS = 10.0
 SIGNIFICANT = 0.05
+FEWEST = 10
+"""Prompts below which no estimate is judged."""
 
 
 def findings(report: Json) -> list[Finding]:
@@ -63,10 +65,10 @@ def headline(report: Json) -> str:
     """How much was examined."""
     size = report["size"]
     kinds = [f"{size[kind]:,} {name}" for kind, name in _KINDS.items() if size[kind]]
-    return f"{size['n']:,} prompts: {', '.join(kinds) or 'nothing'}"
+    return f"{size['n']:,} prompt{'' if size['n'] == 1 else 's'}: {', '.join(kinds) or 'nothing'}"
 
 
-_KINDS = {"pairs": "pairs", "annotated": "annotated", "examples": "examples", "prompts": "bare prompts"}
+_KINDS = {"annotated": "annotated", "pairs": "pairs", "examples": "examples", "prompts": "without answers"}
 
 
 def limit_text(checked: Json) -> str:
@@ -142,17 +144,19 @@ def _length(report: Json) -> Iterator[Finding]:
     found = report["length"]
     rate = found.get("win_rate")
     if is_known(rate):
-        did = "is chosen" if found["of"] == "pairs" else "is scored higher"
+        did = {"pairs": "is chosen", "scores": "is scored higher", "preferences": "is preferred"}[found["of"]]
         text = f"the longer one {did} in {number(rate, '.0%')}, n={rate['n']:,}"
         ratio = found["pairs"].get("ratio")
         if is_known(ratio):
             text += f"; chosen is {number(ratio, '.2f')} times as long"
-        beyond = rate["value"] > LONGER_WINS or (is_known(ratio) and ratio["value"] > LONGER)
-        yield Finding("bad" if beyond else "mind" if _apart(rate, 0.5) else "good", "length", text)
+        wins = rate["value"] > LONGER_WINS and _apart(rate, 0.5)
+        beyond = wins or (is_known(ratio) and ratio["value"] > LONGER and _apart(ratio, 1))
+        yield _estimate("bad" if beyond else "mind" if _apart(rate, 0.5) else "good", "length", text, rate["n"])
     rho = found["scores"].get("spearman", {}).get(PREFERENCE)
     if is_known(rho):
         level: Level = "good" if not _apart(rho, 0) else "bad" if rho["value"] >= FOLLOWS_LENGTH else "mind"
-        yield Finding(level, "score ~ length", f"rank correlation {number(rho)} within prompts, n={rho['n']:,}")
+        text = f"rank correlation {number(rho)} within prompts, n={rho['n']:,}"
+        yield _estimate(level, "score ~ length", text, rho["n"])
 
 
 def _drift(report: Json) -> Iterator[Finding]:
@@ -162,7 +166,7 @@ def _drift(report: Json) -> Iterator[Finding]:
         if is_known(figure):
             level: Level = "good" if not _apart(figure, 0) else "bad" if abs(figure["value"]) >= DRIFT else "mind"
             between = found["of"].replace("_", " ").replace("minus", "−")
-            yield Finding(level, name, f"{between} {number(figure)} points, n={figure['n']:,}")
+            yield _estimate(level, name, f"{between} {number(figure)} points, n={figure['n']:,}", figure["n"])
 
 
 def _ties(report: Json) -> Iterator[Finding]:
@@ -193,7 +197,7 @@ def _saturation(report: Json) -> Iterator[Finding]:
     share = report["saturation"].get("measures", {}).get(PREFERENCE)
     if is_known(share):
         text = f"all completions score the same in {number(share, '.0%')} of prompts, n={share['n']:,}"
-        yield Finding("bad" if share["value"] > SATURATED else "good", "no preference", text)
+        yield _estimate("bad" if share["value"] > SATURATED else "good", "no preference", text, share["n"])
 
 
 def _position(report: Json) -> Iterator[Finding]:
@@ -206,7 +210,7 @@ def _position(report: Json) -> Iterator[Finding]:
     else:
         bound, text = PLACE, f"best and worst place {number(effect, '.2f')} points apart"
     level: Level = "good" if found["p"]["value"] >= SIGNIFICANT else "bad" if effect["value"] >= bound else "mind"
-    yield Finding(level, "place shown", f"{text}, {p_text(found['p'])}, n={found['n']:,}")
+    yield _estimate(level, "place shown", f"{text}, {p_text(found['p'])}, n={found['n']:,}", found["n"])
 
 
 def _attributes(report: Json) -> Iterator[Finding]:
@@ -214,7 +218,7 @@ def _attributes(report: Json) -> Iterator[Finding]:
     same = [c for c in cells if abs(c["all"]["value"]) >= SAME]
     if same:
         pairs = ", ".join(f"{c['a']} and {c['b']} r={c['all']['value']:.2f}" for c in same)
-        yield Finding("mind", "attributes", f"nearly the same: {pairs}")
+        yield _estimate("mind", "attributes", f"nearly the same: {pairs}", report["attributes"]["n"])
 
 
 def _polarity(report: Json) -> Iterator[Finding]:
@@ -227,7 +231,7 @@ def _polarity(report: Json) -> Iterator[Finding]:
         f"{number(v['yes_wins'], '.0%')} of {v['polarity']}" for v in found["values"] if is_known(v["yes_wins"])
     )
     level: Level = "mind" if largest["value"] > UNEVEN else "good"
-    yield Finding(level, "polarity", counts + (f"; yes wins {wins}" if wins else ""))
+    yield _estimate(level, "polarity", counts + (f"; yes wins {wins}" if wins else ""), found["n"])
 
 
 def _vocabulary(report: Json) -> Iterator[Finding]:
@@ -250,6 +254,11 @@ def _unknown(report: Json) -> Iterator[Finding]:
             reasons.setdefault(found["why"], []).append(topic)
     for why, topics in reasons.items():
         yield Finding("info", ", ".join(topics), why)
+
+
+def _estimate(level: Level, topic: str, text: str, n: int) -> Finding:
+    """A finding about what the data were drawn from, which few prompts say nothing of."""
+    return Finding(level, topic, text) if n >= FEWEST else Finding("info", topic, f"{text}: too few prompts to say")
 
 
 def _apart(figure: Json, from_: float) -> bool:

@@ -109,7 +109,8 @@ def _length(report: Json) -> str:
     drawn = strips(rows, low=0.0, high=1.0, mark=0.5, label="how often the longer completion wins")
     pairs = found["pairs"]
     if "ratio" not in pairs:
-        return panel("Is longer better?", drawn, note("the longer of two completions of a prompt has the higher score"))
+        did = "has the higher score" if found["of"] == "scores" else "is preferred"
+        return panel("Is longer better?", drawn, note(f"how often the longer of two completions of a prompt {did}"))
     said = (
         f"chosen is the longer one in {pairs['longer']:,} pairs, the shorter one in {pairs['shorter']:,}, as long in "
         f"{pairs['equal']:,}; geometric mean ratio {number(pairs['ratio'], '.2f')}; words of chosen "

@@ -5,7 +5,8 @@
     tables = collector.tables()                                # numpy arrays, sorted: the input's order is gone
 
 Held in memory, per record 30 bytes, per completion 40, per rating 30 and 4 for each attribute, per pair 100, per
-distinct word of the pairs about 300; no record and no text. Ids are kept as the 64 bits that their 16 hex digits are;
+distinct word of the pairs about 300; no record and no text: 250 MB for 250,000 prompts with four rated completions and
+a pair each, and 490 MB at the peak, when columns are sorted. Ids are kept as the 64 bits that their 16 hex digits are;
 other ids, and texts, as 64-bit hashes.
 """
 

@@ -37,15 +37,21 @@ class SeededDraw:
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         import torch
 
+        drawn_B1 = self.pick(scores, range(len(self.generators)))[:, None]
+        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B1, 0.0)
+
+    def pick(self, scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """The drawn tokens; `rows` says which generator each row of scores draws from."""
+        import torch
+
         logits_BV = scores.double() / self.temperature
         if self.top_p < 1:
             logits_BV = nucleus(logits_BV, self.top_p)
         cumulated_BV = logits_BV.softmax(dim=-1).cumsum(dim=-1)
-        uniform_B1 = torch.cat([torch.rand(1, 1, generator=g, dtype=torch.float64) for g in self.generators])
+        uniform_B1 = torch.cat([torch.rand(1, 1, generator=self.generators[r], dtype=torch.float64) for r in rows])
         # times the last sum, which rounding leaves a little off 1
         mark_B1 = uniform_B1.to(scores.device) * cumulated_BV[:, -1:]
-        drawn_B1 = torch.searchsorted(cumulated_BV, mark_B1, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, float("-inf")).scatter_(1, drawn_B1, 0.0)
+        return torch.searchsorted(cumulated_BV, mark_B1, right=True).clamp(max=scores.shape[-1] - 1)[:, 0]
 
 
 def nucleus(logits_BV: torch.Tensor, top_p: float) -> torch.Tensor:

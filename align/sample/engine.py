@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from align.models.draws import SeededDraw, seed_of
 from align.models.encode import Encoded, join_images, left_pad, to_device
 from align.models.load import LoadedModel
+from align.sample.ways import say_once, way_of
 from annotate.errors import UserError
 from annotate.records import Turn
 
@@ -111,6 +112,29 @@ def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> tu
 
 
 def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> list[list[Draw]]:
+    way = way_of(loaded.model)
+    if way == "generate":
+        say_once(type(loaded.model).__name__)
+        return _by_generate(loaded, rows, decoding)
+    from align.sample.tree import Writing, decode
+
+    n = len(rows[0].seeds)
+    batch = to_device(left_pad([r.prompt for r in rows], loaded.encoder.pad_id), loaded.model)
+    writing = Writing(
+        limit=decoding.max_new_tokens,
+        ends=frozenset(loaded.encoder.end_ids(loaded.model)),
+        pad_id=loaded.encoder.pad_id,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+    )
+    one = decoding.temperature == 0  # greedy completions are all the same
+    seeds = [row.seeds[:1] if one else row.seeds for row in rows]
+    written = decode(loaded.model, batch, seeds, writing, way)
+    return [[_draw(w.ids, w.stopped, loaded.tokenizer) for w in ws] * (n if one else 1) for ws in written]
+
+
+def _by_generate(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> list[list[Draw]]:
+    """By the `generate` of transformers, which reads a prompt for each of its completions: right for any family."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -135,41 +159,17 @@ def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) 
     if sampled:
         processors.append(SeededDraw([s for r in rows for s in r.seeds], decoding.temperature, decoding.top_p))
     with torch.inference_mode():
-        # Other families than LLaVA's keep more than the cache between steps.
-        shareable = sampled and n > 1 and loaded.encoder.own_template
-        inputs = _read_once(loaded.model, batch, n) if shareable else batch
-        out_BT = loaded.model.generate(**inputs, generation_config=config, logits_processor=processors)
-    new_BT = out_BT[:, batch["input_ids"].shape[1] :].tolist()
-    draws = [_draw(ids, loaded.tokenizer, set(ends)) for ids in new_BT]
-    if not sampled:
-        return [[draw] * n for draw in draws]
-    return [draws[i * n : (i + 1) * n] for i in range(len(rows))]
+        out_BT = loaded.model.generate(**batch, generation_config=config, logits_processor=processors)
+    draws = []
+    for ids in out_BT[:, batch["input_ids"].shape[1] :].tolist():
+        stop = next((i for i, token in enumerate(ids) if token in ends), None)
+        draws.append(_draw(ids[:stop], stop is not None, loaded.tokenizer))
+    return [draws[i * n : (i + 1) * n] for i in range(len(rows))] if sampled else [[draw] * n for draw in draws]
 
 
-def _read_once(model: Any, batch: dict[str, torch.Tensor], n: int) -> dict[str, Any]:
-    """The prompts read once for all `n` completions of each: the inputs of `generate` with a cache in place of pixels.
-
-    The last token is left to `generate`, which wants its logits.
-    """
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.config.get_text_config())
-    mask_BT = batch["attention_mask"][:, :-1]
-    head = batch | {
-        "input_ids": batch["input_ids"][:, :-1],
-        "attention_mask": mask_BT,
-        "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
-    }
-    model(**head, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(n)
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "past_key_values": cache}
-
-
-def _draw(ids: list[int], tokenizer: Any, ends: set[int]) -> Draw:
-    stop = next((i for i, token in enumerate(ids) if token in ends), None)
-    kept = ids if stop is None else ids[:stop]
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-    return Draw(text=text, n_tokens=len(kept), finish_reason="length" if stop is None else "stop")
+def _draw(ids: list[int], stopped: bool, tokenizer: Any) -> Draw:
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+    return Draw(text=text, n_tokens=len(ids), finish_reason="stop" if stopped else "length")
 
 
 def score(loaded: LoadedModel, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:

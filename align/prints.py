@@ -149,4 +149,5 @@ def _ones() -> NDArray[np.int64]:
     """How many bits of each 16-bit number are set."""
     import numpy as np
 
-    return np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.int64)
+    bits = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16)
+    return np.asarray(bits.sum(axis=1, dtype=np.int64))

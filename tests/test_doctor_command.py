@@ -63,7 +63,7 @@ def test_pairs_of_another_tool(tmp_path: Path) -> None:
     # VL-RLHF plain DPO: image, prompt, chosen, rejected
     rows = [{"image": f"{i}.jpg", "prompt": f"What is {i}?", "chosen": "A cat.", "rejected": "A"} for i in range(3)]
     (tmp_path / "plain.json").write_text(json.dumps(rows))
-    assert run(tmp_path / "plain.json", "--form", "vl_rlhf") == 0
+    assert run(tmp_path / "plain.json", "--from", "vl_rlhf") == 0
     found = report(tmp_path / "plain.json.doctor")
     assert (found["size"]["pairs"], found["size"]["images_known_by_path"]) == (3, 3)
     assert found["margins"]["pairs"]["why"] == "cannot be known from pairs without margins"
@@ -111,7 +111,7 @@ def test_bad_rows_are_counted_and_told(pairs: Path) -> None:
         (["FILE", "--against", "pope=nowhere.jsonl"], "cannot be read"),
         (["FILE", "--against", "pope=FILE,nowhere"], "nowhere is not a folder"),
         (["FILE", "--ngram", "1"], "at least 2 words"),
-        (["FILE", "--form", "vlrlhf"], "no format 'vlrlhf'"),
+        (["FILE", "--from", "vlrlhf"], "no format 'vlrlhf'"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(pairs: Path, arguments: list[str], said: str) -> None:

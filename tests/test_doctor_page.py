@@ -108,6 +108,7 @@ def test_a_figure_that_cannot_be_known_breaks_its_limit():
     (checked,) = check_limits(report, {"max_verbosity_drift": 0.5})
     assert checked["broken"] and checked["figure"]["value"] is None
     assert "cannot be known from pairs without scores" in limit_text(checked)
+    assert "length_gap" not in limit_text(checked)  # the remedy for a figure that is too large
     (checked,) = check_limits(report, {"max_leakage": 0.0})
     assert checked["broken"] and "--against" in limit_text(checked)
 

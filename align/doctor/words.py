@@ -72,13 +72,11 @@ _KINDS = {"annotated": "annotated", "pairs": "pairs", "examples": "examples", "p
 
 
 def limit_text(checked: Json) -> str:
-    """`max_ties 0.05 is broken: 12.0% [10.1%, 14.2%] of …; remedy`"""
-    threshold = THRESHOLDS[checked["name"]]
-    found = (
-        number(checked["figure"], threshold.form) if is_known(checked["figure"]) else f"not known ({checked['why']})"
-    )
+    """As a line: `max_ties=0.05 broken by 12.0% [10.1%, 14.2%]: share of …; raise pairs.min_margin, …`."""
+    known = is_known(checked["figure"])
+    found = number(checked["figure"], THRESHOLDS[checked["name"]].form) if known else f"not known ({checked['why']})"
     sign = "broken by" if checked["broken"] else "kept by"
-    remedy = f"; {checked['remedy']}" if checked["broken"] else ""
+    remedy = f"; {checked['remedy']}" if checked["broken"] and known else ""
     return f"{checked['name']}={checked['limit']:g} {sign} {found}: {checked['what']}{remedy}"
 
 

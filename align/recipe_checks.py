@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from align.pairs.score import check_settings
 from align.recipe_reader import Faults, did_you_mean
 from align.stages import STAGES
 from align.train import trl_fields
@@ -95,11 +96,14 @@ def _pairs(recipe: Recipe, faults: Faults) -> None:
                 faults.add("annotate.rubric", text)
     if recipe.pairs is None:
         return
-    if recipe.annotate and recipe.annotate.mode == "pairwise":
+    if recipe.annotate and recipe.annotate.mode == "pairwise" and recipe.pairs.basis == "scores":
         faults.add("annotate.mode", "pairwise annotations only compare; `pairs` needs scores: listwise or pointwise")
-    _distinct("pairs.score", recipe.pairs.score, faults)
-    if "{attributes}" not in recipe.pairs.steerlm_template:
-        faults.add("pairs.steerlm_template", "must hold {attributes}, which becomes Helpfulness:4,...")
+    try:
+        check_settings(recipe.pairs)
+    except UserError as error:
+        for text in error.faults:
+            key, _, what = text.partition(": ")
+            faults.add(key, what)
     for name in recipe.pairs.score if attributes else ():
         if name not in attributes:
             hint = f"{did_you_mean(name, attributes)}  It scores: {', '.join(attributes)}"

@@ -36,6 +36,7 @@ def test_the_funnel_of_four_prompts_by_hand(tmp_path):
             "digits": {"prompts": 4, "annotated": 3, "rated": 2, "margin": 1, "kept": 1},
         },
         "failures": {"completion_empty": 1, "no_margin": 1, "tied": 1},
+        "pairs": {"by_rule": 1, "made": 1},
         "widest_difference": {"1": 1, "2": 1, "7": 1},
         "sets": {
             "preference": {"rows": 1, "prompts": 1, "failures": {"completion_empty": 1, "no_margin": 1, "tied": 1}},

@@ -36,6 +36,8 @@ class Account:
         self.fruitful: Counter[str] = Counter()
         """Set -> prompts that gave it rows."""
         self.failed: Counter[tuple[str, Reason]] = Counter()
+        self.left_out: Counter[str] = Counter()
+        """Option -> pairs that the rule gives and it takes away."""
 
     def add(self, made: Made) -> None:
         """Count what a `Maker` made of one prompt."""
@@ -50,12 +52,13 @@ class Account:
                 self.rows[name] += len(rows)
                 self.fruitful[name] += 1
         self.ended[made.source, lost] += 1
+        self.left_out.update(made.left_out)
         if made.widest is not None:
             self.widest[math.floor(made.widest)] += 1
 
     def update(self, part: Account) -> None:
         """Add the account of another part of the same file."""
-        for name in ("ended", "widest", "rows", "fruitful", "failed"):
+        for name in ("ended", "widest", "rows", "fruitful", "failed", "left_out"):
             getattr(self, name).update(getattr(part, name))
 
     @property
@@ -76,6 +79,7 @@ class Account:
             "total": self.total(),
             "sources": {source: self._counts({source}) for source in sorted(self._sources())},
             "failures": self.failures,
+            "pairs": {"by_rule": self.pairs + self.left_out.total(), **self.left_out, "made": self.pairs},
             "widest_difference": {str(points): n for points, n in sorted(self.widest.items())},
             "sets": {
                 name: {"rows": self.rows[name], "prompts": self.fruitful[name], "failures": self._failures(name)}
@@ -107,8 +111,9 @@ class Account:
             raise UserError("no pair: not one prompt was annotated; see the failures of `annotate`")
         if self.failures.get(Reason.UNRATED.value) == annotated:
             raise UserError(
-                "no pair: the annotations hold no scores to choose by; pairwise ones only compare. "
-                "Annotate with mode listwise or pointwise, or pair by what they say: basis: preferences"
+                f"no pair: no two completions of a prompt are rated for all of {', '.join(self.settings.score)}; "
+                "pairwise ones only compare. Annotate with mode listwise or pointwise, name attributes that are rated "
+                "(score: [...]), or pair by what was preferred (basis: preferences)"
             )
         why = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
         spread = ", ".join(f"{points}: {n}" for points, n in sorted(self.widest.items())) or "none could be compared"

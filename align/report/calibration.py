@@ -8,18 +8,16 @@ Names of models, versions, reasons and rubrics come from services and users; not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from align.calibration.figure import is_bounded, is_known
+from align.calibration.figure import is_known
 from align.calibration.words import cost, findings, headline, number, p_text, short
+from align.report.pieces import cell, document, facts, missing, note, panel, table, text
+from align.report.pieces import counts as counted
 from align.report.strips import Strip, bars, strips
 
 Json = Mapping[str, Any]
-STYLE = Path(__file__).parent / "templates" / "style.css"
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 LEDE = (
     "Scores are one annotator's. What follows was found by asking it again, in another order, about planted "
     "completions or other images, and by counting. Intervals are 95%, by bootstrap over prompts; n counts prompts."
@@ -47,26 +45,19 @@ COLUMNS = {
 
 def card_page(card: Json) -> str:
     """calibration.html: the section as a document of its own."""
-    style = STYLE.read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="color-scheme" content="light dark">\n<title>calibration · mmalign</title>\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{card_html(card)}</main>\n</body>\n</html>\n"
-    )
+    return document("calibration", card_html(card))
 
 
 def card_html(card: Json) -> str:
     """The section. It carries no style of its own; without the page's it is plain but readable."""
-    made = "".join(f'<li class="{f.level}"><b>{_text(f.topic)}</b> {_text(f.text)}</li>\n' for f in findings(card))
+    made = "".join(f'<li class="{f.level}"><b>{text(f.topic)}</b> {text(f.text)}</li>\n' for f in findings(card))
     parts = (_outcomes, _annotator, _scores, _position, _length, _consistency, _checks)
     return (
         '<section id="calibration" class="calibration">\n<h2>How far can the annotator be trusted?</h2>\n'
-        f'<p class="lede"><b>{_text(headline(card))}.</b> {_text(LEDE)}</p>\n'
+        f'<p class="lede"><b>{text(headline(card))}.</b> {text(LEDE)}</p>\n'
         f'<ul class="findings">\n{made}</ul>\n<div class="figures">\n'
         + "".join(part(card) for part in parts)
-        + f'</div>\n<p class="note">{_text(cost(card))}</p>\n</section>\n'
+        + f'</div>\n<p class="note">{text(cost(card))}</p>\n</section>\n'
     )
 
 
@@ -78,19 +69,19 @@ def _outcomes(card: Json) -> str:
     counts = {"answered": found["answered"], **{r["reason"].replace("_", " "): r["count"] for r in found["reasons"]}}
     steps = {f["step"]: f["count"] for f in found["funnel"]}
     prompts = found["prompts"]
-    note = f"prompts: {prompts['annotated']:,} annotated, {prompts['in_part']:,} in part, {prompts['lost']:,} lost"
-    return _figure(
+    said = f"prompts: {prompts['annotated']:,} annotated, {prompts['in_part']:,} in part, {prompts['lost']:,} lost"
+    return panel(
         f"What became of {found['n']:,} questions",
-        _list(counts),
-        _note(note),
-        _list(steps, small=True) if steps else "",
+        counted(counts),
+        note(said),
+        counted(steps, small=True) if steps else "",
     )
 
 
 def _scores(card: Json) -> str:
     found = card["scores"]
     if "why" in found:
-        return _figure("Scores", _none(found))
+        return panel("Scores", missing(found["why"]))
     made = []
     for name, measure in found["measures"].items():
         equal = number(measure["saturated"], ".0%")
@@ -98,20 +89,20 @@ def _scores(card: Json) -> str:
         drawn = bars(
             [(str(row["level"]), row["count"]) for row in measure["levels"]], f"how often each score of {name}"
         )
-        made.append(f"<div><h4>{_text(name)} <small>n={measure['mean']['n']}</small></h4>{drawn}{_note(said)}</div>")
-    summed = _note("preference score: " + " + ".join(found["preference_score"]))
-    return _figure("Scores given", f'<div class="levels">{"".join(made)}</div>', summed, wide=True)
+        made.append(f"<div><h4>{text(name)} <small>n={measure['mean']['n']}</small></h4>{drawn}{note(said)}</div>")
+    summed = note("preference score: " + " + ".join(found["preference_score"]))
+    return panel("Scores given", f'<div class="levels">{"".join(made)}</div>', summed, wide=True)
 
 
 def _position(card: Json) -> str:
     found = card["position"]
     title = "Does the place matter?"
     if "mode" not in found:
-        return _figure(title, _none(found))
+        return panel(title, missing(found["why"]))
     if found["mode"] == "pairwise":
         rows = [Strip("first preferred", found["first"], ".0%"), Strip("tie", found["tie"], ".0%")]
         said = f"{p_text(found['p'])} (sign flips by prompt), {found['n_preferences']:,} preferences"
-        return _figure(title, strips(rows, low=0.0, high=1.0, mark=0.5, label="share preferred"), _note(said))
+        return panel(title, strips(rows, low=0.0, high=1.0, mark=0.5, label="share preferred"), note(said))
     rows = [Strip(f"place {slot['slot']}", slot["effect"], "+.2f") for slot in found["slots"]]
     ends = [slot["effect"][key] for slot in found["slots"] for key in ("value", "low", "high")]
     reach = max([0.25, *(abs(end) for end in ends if end is not None)])
@@ -121,29 +112,29 @@ def _position(card: Json) -> str:
         f"preference score above the prompt's own mean, by place; {p_text(found['p'])} (rotations within the prompt)"
         f"{eta}; first − last {number(found['first_minus_last'])}; mean scores by place {means}"
     )
-    return _figure(title, strips(rows, low=-reach, high=reach, mark=0.0, label="effect of place"), _note(said))
+    return panel(title, strips(rows, low=-reach, high=reach, mark=0.0, label="effect of place"), note(said))
 
 
 def _length(card: Json) -> str:
     found = card["length"]
     title = "Is longer better?"
     if "why" in found:
-        return _figure(title, _none(found))
+        return panel(title, missing(found["why"]))
     if "longer_preferred" in found:
         rows = [Strip("longer preferred", found["longer_preferred"], ".0%")]
         said = f"{p_text(found['p'])}, {found['n_preferences']:,} preferences"
-        return _figure(title, strips(rows, low=0.0, high=1.0, mark=0.5, label="longer preferred"), _note(said))
+        return panel(title, strips(rows, low=0.0, high=1.0, mark=0.5, label="longer preferred"), note(said))
     rows = [Strip(name, rho, "+.2f") for name, rho in found["spearman"].items()]
     gap = number(found["best_minus_worst"], "+.0f")
     said = f"Spearman with the number of characters, within the prompt; best − worst completion {gap} characters"
-    return _figure(title, strips(rows, low=-1.0, high=1.0, mark=0.0, label="correlation with length"), _note(said))
+    return panel(title, strips(rows, low=-1.0, high=1.0, mark=0.0, label="correlation with length"), note(said))
 
 
 def _consistency(card: Json) -> str:
     found = card["consistency"]
     title = "The same again?"
     if "preferences" not in found:
-        return _figure(title, _none(found))
+        return panel(title, missing(found["why"]))
     flips = found["preferences"]
     said = (
         f"{number(flips['flip_rate'], '.1%')} of pairs of completions flip from pass to pass; of those that are no tie "
@@ -151,102 +142,47 @@ def _consistency(card: Json) -> str:
     )
     head = ["", *COEFFICIENTS.values(), "n"]
     rows = [
-        [name, *(_cell(measure[key], ".2f") for key in COEFFICIENTS), str(measure["mean_absolute_difference"]["n"])]
+        [name, *(cell(measure[key], ".2f") for key in COEFFICIENTS), str(measure["mean_absolute_difference"]["n"])]
         for name, measure in found["measures"].items()
     ]
-    return _figure(title, _table(head, rows) if rows else "", _note(said), wide=bool(rows))
+    return panel(title, table(head, rows) if rows else "", note(said), wide=bool(rows))
 
 
 def _checks(card: Json) -> str:
     found = card["checks"]
     asked = "".join(_check(title, found[kind]) for kind, title in CHECKS.items() if "measures" in found[kind])
-    rest = "".join(_note(f"{t}: – {found[k]['why']}") for k, t in CHECKS.items() if "measures" not in found[k])
-    return asked + (_figure("Not checked", rest) if rest else "")
+    rest = "".join(note(f"{t}: – {found[k]['why']}") for k, t in CHECKS.items() if "measures" not in found[k])
+    return asked + (panel("Not checked", rest) if rest else "")
 
 
 def _check(title: str, found: Json) -> str:
     keys = [key for key in COLUMNS if any(key in measure for measure in found["measures"].values())]
     head = ["", *(COLUMNS[key][0] for key in keys)]
-    rows = [[name, *(_cell(m[key], COLUMNS[key][1]) for key in keys)] for name, m in found["measures"].items()]
+    rows = [[name, *(cell(m[key], COLUMNS[key][1]) for key in keys)] for name, m in found["measures"].items()]
     notes = [f"n={found['n']}"]
     if "verdict" in found:
         changed = f"{number(found['changed'], '.0%')} of completions have another score than in pass 0"
         notes = [found["verdict"]["text"], changed, f"n={found['n']}"]
     if found.get("n_unmatched"):
         notes.append(f"{found['n_unmatched']} prompts without scores of pass 0 to compare with")
-    return _figure(title, _table(head, rows), _note("; ".join(notes)))
+    return panel(title, table(head, rows), note("; ".join(notes)))
 
 
 def _annotator(card: Json) -> str:
     found = card["annotator"]
-    facts: list[tuple[str, str]] = []
+    told: list[tuple[str, str]] = []
     for row in found["backends"]:
-        facts.append(("annotator", f"{row['backend']} {row['model']} ({row['annotations']:,})"))
+        told.append(("annotator", f"{row['backend']} {row['model']} ({row['annotations']:,})"))
     for row in found["versions"]:
-        facts.append(("version returned", f"{row['version'] or '(none told)'} ({row['annotations']:,})"))
+        told.append(("version returned", f"{row['version'] or '(none told)'} ({row['annotations']:,})"))
     for row in found["rubrics"]:
-        facts.append(("rubric", f"{row['rubric']} {row['sha256'][:12]} ({row['annotations']:,})"))
+        told.append(("rubric", f"{row['rubric']} {row['sha256'][:12]} ({row['annotations']:,})"))
     paid = card["cost"]
     for name, key, form in (("cost", "usd", ",.2f"), ("cost of a prompt", "usd_per_prompt", ",.4f")):
         known = is_known(paid[key])
-        facts.append((name, f"${paid[key]['value']:{form}}" if known else f"– ({paid[key]['why']})"))
-    facts.append(("calls", f"{paid['calls']:,}"))
+        told.append((name, f"${paid[key]['value']:{form}}" if known else f"– ({paid[key]['why']})"))
+    told.append(("calls", f"{paid['calls']:,}"))
     for row in paid["tokens"]:
         each = row["per_annotation"]
-        facts.append((row["kind"].replace("_", " "), f"{short(row['total'])} ({each['value']:,.0f} an annotation)"))
-    made = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
-    return _figure("Who, and at what price", f'<dl class="facts">{made}</dl>')
-
-
-# -------------------------------------------------------------------------------------------------------- the pieces
-
-
-def _text(value: Any) -> str:
-    return escape(str(value), quote=True)
-
-
-def _figure(title: str, *inside: str, wide: bool = False) -> str:
-    size = ' class="across"' if wide else ""
-    return f"<figure{size}><figcaption>{_text(title)}</figcaption>{''.join(inside)}</figure>\n"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{_text(text)}</p>'
-
-
-def _none(found: Json) -> str:
-    return f'<p class="none">– {_text(found["why"])}</p>'
-
-
-def _list(counts: Mapping[str, int], *, small: bool = False) -> str:
-    """Counts as bars, each as long as its share of the greatest."""
-    most = max([1, *counts.values()])
-    rows = "".join(
-        f'<li><span style="width:{100 * count / most:.1f}%"></span><b>{count:,}</b> {_text(name)}</li>'
-        for name, count in counts.items()
-    )
-    return f'<ol class="funnel{" small" if small else ""}">{rows}</ol>'
-
-
-def _cell(figure: Json, form: str) -> tuple[str, str]:
-    """The value, and its interval or the reason why there is none."""
-    if not is_known(figure):
-        return "–", str(figure.get("why", ""))
-    value, _, bounds = number(figure, form).partition(" ")
-    return value, bounds if is_bounded(figure) else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, str]]]) -> str:
-    columns = "".join(f'<th scope="col">{_text(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in rows)
-    table = f'<table class="plain"><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
-
-
-def _cells(row: Sequence[str | tuple[str, str]]) -> Iterator[str]:
-    for place, cell in enumerate(row):
-        if isinstance(cell, tuple):
-            small = f" <small>{_text(cell[1])}</small>" if cell[1] else ""
-            yield f"<td>{_text(cell[0])}{small}</td>"
-        else:
-            yield f'<th scope="row">{_text(cell)}</th>' if not place else f"<td>{_text(cell)}</td>"
+        told.append((row["kind"].replace("_", " "), f"{short(row['total'])} ({each['value']:,.0f} an annotation)"))
+    return panel("Who, and at what price", facts(told))

@@ -270,6 +270,22 @@ class Train:
         None, "tokens of a row, image tokens included; longer rows are refused, not cut", low=1
     )
     checkpoint_every: int = option(50, "optimizer steps between checkpoints", operational=True, low=1)
+    sharing: Literal["auto", "off"] = option(
+        "auto",
+        "dpo: image and question are computed once for all completions of a batch that follow them, where the model "
+        "allows it; off: one row per completion, as TRL does it. The result is the same but for rounding",
+    )
+    batch_by: Literal["pairs", "prompts"] = option(
+        "pairs",
+        "dpo: what the trainer shuffles and counts; prompts: all pairs of a prompt stay together and share its image, "
+        "so that batches are cheaper and their pairs more alike",
+    )
+    reference: Literal["cache", "live"] = option(
+        "cache", "dpo: the reference's log-probabilities are computed once and kept, or anew at every step"
+    )
+    reference_folder: str = option(
+        "", "where they are kept, e.g. shared by several runs; the stage's own folder where left out", operational=True
+    )
     trl: Mapping[str, Any] = option(dict, "options of TRL's trainer, checked against its own list")
 
 

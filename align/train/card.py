@@ -67,8 +67,12 @@ def adapter_card(
     settings: Train,
     seed: int,
     log: Sequence[Mapping[str, Any]],
+    notes: Mapping[str, str] | None = None,
 ) -> str:
-    """The card as Markdown. Holds no time and no path, so that it is the same on every run."""
+    """The card as Markdown. Holds no time and no path, so that it is the same on every run.
+
+    `notes`: more rows of its first table.
+    """
     head = HEAD.format(
         stage=stage,
         what=WHAT[stage],
@@ -80,6 +84,7 @@ def adapter_card(
         steps=len(log),
         seed=seed,
     )
+    head += "".join(f"| {name} | {_cell(value)} |\n" for name, value in (notes or {}).items())
     return head + _options(settings) + _curves(log) + TAIL
 
 

@@ -90,26 +90,41 @@ def _fault(row: TrainRow, encoder: Encoder, limit: int | None) -> tuple[Reason, 
 
 
 @dataclass(frozen=True)
-class _Sequence:
+class Spoken:
     """Prompt and one completion as one row of the batch."""
 
     prompt: Encoded
     after: list[int]
+    images: tuple[Path, ...]
 
     @property
     def ids(self) -> list[int]:
         return self.prompt.ids + self.after
 
 
-Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, "torch.Tensor"]]
+def spoken(row: TrainRow, completion: str, encoder: Encoder) -> Spoken:
+    return Spoken(
+        encoder.prompt(row.prompt.turns, row.images), encoder.completion(row.prompt.turns, completion), row.images
+    )
 
 
-def collate_preferences(rows: Sequence[TrainRow], encoder: Encoder) -> Collator:
+Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
+"""From items of `as_dataset` to the trainer's batch."""
+
+Reference = Callable[[Sequence[Spoken]], Mapping[str, "torch.Tensor"]]
+"""The reference's log-probabilities of the chosen, then of the rejected, as TRL's loss takes them."""
+
+
+def collate_preferences(
+    rows: Sequence[TrainRow], encoder: Encoder, *, sharing: bool = False, reference: Reference | None = None
+) -> Collator:
     """For TRL's DPOTrainer: the chosen of all rows, then the rejected of all rows."""
 
-    def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch, completion_mask = _pad(_sequences([rows[item["row"]] for item in items], encoder), encoder.pad_id)
-        return batch | {"completion_mask": completion_mask}
+    def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch_rows = _rows_of(rows, items)
+        sequences = [spoken(row, row.completions[side], encoder) for side in (0, 1) for row in batch_rows]
+        batch = batch_of(sequences, encoder, sharing=sharing)
+        return batch | (reference(sequences) if reference is not None else {})
 
     return collate
 
@@ -117,45 +132,73 @@ def collate_preferences(rows: Sequence[TrainRow], encoder: Encoder) -> Collator:
 def collate_examples(rows: Sequence[TrainRow], encoder: Encoder) -> Collator:
     """For TRL's SFTTrainer: only the completion's tokens have labels."""
 
-    def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch, completion_mask = _pad(_sequences([rows[item["row"]] for item in items], encoder), encoder.pad_id)
+    def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        sequences = [spoken(row, row.completions[0], encoder) for row in _rows_of(rows, items)]
+        batch = batch_of(sequences, encoder)
+        completion_mask = batch.pop("completion_mask")
         return batch | {"labels": batch["input_ids"].masked_fill(completion_mask == 0, IGNORED)}
 
     return collate
 
 
-def as_dataset(rows: Sequence[TrainRow]) -> Any:
-    """What the trainer shuffles: row numbers. The column `images` makes TRL leave all processing to our collator."""
+def as_dataset(rows: Sequence[TrainRow], *, by_prompt: bool = False) -> Any:
+    """What the trainer shuffles: row numbers. The column `images` makes TRL leave all processing to our collator.
+
+    `by_prompt`: an item is all rows of one prompt, and so a batch of n items is the pairs of n prompts.
+    """
     from datasets import Dataset
 
-    return Dataset.from_dict({"images": [[] for _ in rows], "row": list(range(len(rows)))})
+    groups: dict[Any, list[int]] = {}
+    for n, row in enumerate(rows):
+        groups.setdefault(row.prompt.id if by_prompt else n, []).append(n)
+    numbers = list(groups.values())
+    return Dataset.from_dict({"images": [[] for _ in numbers], "row": numbers if by_prompt else list(range(len(rows)))})
 
 
-def _sequences(rows: Sequence[TrainRow], encoder: Encoder) -> list[_Sequence]:
-    return [
-        _Sequence(
-            encoder.prompt(row.prompt.turns, row.images), encoder.completion(row.prompt.turns, row.completions[i])
-        )
-        for i in range(len(rows[0].completions))
-        for row in rows
-    ]
+def _rows_of(rows: Sequence[TrainRow], items: Sequence[Mapping[str, Any]]) -> list[TrainRow]:
+    numbers = [item["row"] for item in items]
+    return [rows[n] for number in numbers for n in ([number] if isinstance(number, int) else number)]
 
 
-def _pad(rows: Sequence[_Sequence], pad_id: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Right-padded batch, and a mask of the same shape that is 1 on completion tokens."""
+def batch_of(sequences: Sequence[Spoken], encoder: Encoder, *, sharing: bool = False) -> dict[str, Any]:
+    """Right-padded rows, and a mask of the same shape that is 1 on completion tokens.
+
+    With `sharing` the batch also holds the packed rows, and each image once instead of once per row.
+    """
     import torch
 
     from align.models.encode import join_images
 
-    width = max(len(row.ids) for row in rows)
-    shape = (len(rows), width)
-    ids = torch.full(shape, pad_id)
+    width = max(len(row.ids) for row in sequences)
+    shape = (len(sequences), width)
+    ids = torch.full(shape, encoder.pad_id)
     attention, completion = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    for b, row in enumerate(rows):
+    for b, row in enumerate(sequences):
         ids[b, : len(row.ids)] = torch.tensor(row.ids)
         attention[b, : len(row.ids)] = 1
         completion[b, len(row.prompt.ids) : len(row.ids)] = 1
-    batch = {"input_ids": ids, "attention_mask": attention, **join_images([row.prompt for row in rows])}
-    for name in {name for row in rows for name in row.prompt.alongside}:
-        batch[name] = torch.tensor([row.prompt.alongside[name] + [0] * (width - len(row.prompt.ids)) for row in rows])
-    return batch, completion
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
+    for name in {name for row in sequences for name in row.prompt.alongside}:
+        batch[name] = torch.tensor(
+            [row.prompt.alongside[name] + [0] * (width - len(row.prompt.ids)) for row in sequences]
+        )
+    return batch | (_packed(sequences, encoder) if sharing else join_images([row.prompt for row in sequences]))
+
+
+def _packed(sequences: Sequence[Spoken], encoder: Encoder) -> dict[str, Any]:
+    """Images of the batch, each once, and the rows that share their prompts."""
+    from align.models.encode import Encoded, join_images
+    from align.train.packing import PackRow, pack
+
+    numbers: dict[Path, int] = {}
+    seen: list[Encoded] = []
+    for row in sequences:
+        for i, path in enumerate(row.images):
+            if path not in numbers:
+                numbers[path] = len(seen)
+                seen.append(Encoded([], images={name: t[i : i + 1] for name, t in row.prompt.images.items()}))
+    rows = [
+        PackRow(tuple(row.ids), len(row.prompt.ids), tuple(numbers[path] for path in row.images)) for row in sequences
+    ]
+    image_id = getattr(encoder.processor, "image_token_id", None)
+    return join_images(seen) | {"packed": pack(rows, pad_id=encoder.pad_id, image_id=image_id)}

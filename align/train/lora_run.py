@@ -37,7 +37,7 @@ OURS = {
     "ignore_data_skip": "a resumed training sees the rows that an undisturbed one would",
     "report_to": "the log is in log.jsonl",
     "disable_tqdm": "mmalign shows the progress",
-    "precompute_ref_log_probs": "TRL does not do it for images",
+    "precompute_ref_log_probs": "mmalign does it, with images: `reference: cache`",
     "sync_ref_model": "the reference is the model before training",
     "packing": "TRL does not do it for images",
     "padding_free": "TRL does not do it for images",
@@ -62,6 +62,8 @@ class Trained:
     n_rows: int
     """Rows trained on."""
     adapter: Path
+    notes: dict[str, str]
+    """How it was computed: "shared prefixes" and "reference log-probabilities", for the card."""
 
 
 def train_lora(
@@ -74,9 +76,13 @@ def train_lora(
     seed: int,
     folder: Path,
     progress: Progress,
+    reference_folder: Path | None = None,
 ) -> Trained:
-    """Train an adapter of `model` on `rows` and leave it in `folder/adapter`. Goes on from the last checkpoint."""
-    check_options(settings, stage)
+    """Train an adapter of `model` on `rows` and leave it in `folder/adapter`. Goes on from the last checkpoint.
+
+    `reference_folder`: where the reference's log-probabilities are kept, unless the settings name a place.
+    """
+    check_options(settings, stage, method)
     loaded = load_vlm(model)
     limit = settings.max_length or loaded.n_positions
     good, failures = check_rows(rows, loaded.encoder, limit=limit, stage=stage)
@@ -85,56 +91,97 @@ def train_lora(
         raise UserError(f"{stage}: no row to train on ({reasons})")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
+        import torch
+
         from align.train.trainers import last_whole_checkpoint
 
         checkpoint = last_whole_checkpoint(folder)
-        trainer = _build_trainer(method, loaded, good, settings, seed, folder, progress)
+        args = _training_arguments(method, settings, seed, folder, on_gpu=torch.cuda.is_available())
+        build = _build_dpo if method == "dpo" else _build_sft
+        trainer, notes = build(loaded, good, settings, args, reference_folder or folder / "reference", progress)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         adapter = _save_adapter(trainer.model, folder)
-    return Trained(log=_log(trainer.state.log_history), failures=failures, n_rows=len(good), adapter=adapter)
+    log = _log(trainer.state.log_history)
+    return Trained(log=log, failures=failures, n_rows=len(good), adapter=adapter, notes=notes)
 
 
-def check_options(settings: Train, stage: str) -> None:
+def check_options(settings: Train, stage: str, method: Method) -> None:
     """Raise `UserError` for options that would break resuming or the bytes of a row. Torch-free."""
     closed = OURS | OWNED
     faults = [f"{stage}.trl.{name}: cannot be set; {closed[name]}" for name in sorted(set(settings.trl) & set(closed))]
+    if method != "dpo":
+        faults += [
+            f"{stage}.{name}: means nothing here; it is an option of dpo"
+            for name in ("sharing", "batch_by", "reference", "reference_folder")
+            if getattr(settings, name) != getattr(Train(), name)
+        ]
     if faults:
         raise UserError(*faults)
 
 
-def _build_trainer(
-    method: Method,
-    loaded: LoadedModel,
-    rows: Sequence[TrainRow],
-    settings: Train,
-    seed: int,
-    folder: Path,
-    progress: Progress,
-) -> Any:
-    import torch
+def _build_dpo(
+    loaded: LoadedModel, rows: Sequence[TrainRow], settings: Train, args: Any, folder: Path, progress: Progress
+) -> tuple[Any, dict[str, str]]:
+    """TRL's DPOTrainer, ready to train, and what the card says of how it computes."""
+    from align.train.preference import Shortcuts
+    from align.train.trainers import PreferenceTrainer, Watch
+
+    shortcuts = Shortcuts.of(loaded, settings, args, folder)
+    trainer = _build(
+        PreferenceTrainer,
+        loaded,
+        settings,
+        args=args,
+        train_dataset=as_dataset(rows, by_prompt=settings.batch_by == "prompts"),
+        data_collator=collate_preferences(
+            rows, loaded.encoder, sharing=shortcuts.sharing, reference=shortcuts.reference
+        ),
+        sharing=shortcuts.sharing,
+        has_reference=shortcuts.reference is not None,
+    )
+    shortcuts.fill(trainer, rows, loaded.encoder, progress)
+    kept = None if shortcuts.reference is None else shortcuts.reference.path
+    trainer.add_callback(Watch(progress, check_dpo_start=True, reference=kept))
+    return trainer, shortcuts.notes
+
+
+def _build_sft(
+    loaded: LoadedModel, rows: Sequence[TrainRow], settings: Train, args: Any, folder: Path, progress: Progress
+) -> tuple[Any, dict[str, str]]:
+    from align.train.trainers import ExampleTrainer, Watch
+
+    trainer = _build(
+        ExampleTrainer,
+        loaded,
+        settings,
+        args=args,
+        train_dataset=as_dataset(rows),
+        data_collator=collate_examples(rows, loaded.encoder),
+    )
+    trainer.add_callback(Watch(progress, check_dpo_start=False))
+    return trainer, {}
+
+
+def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: Any, **rest: Any) -> Any:
+    """A trainer with the adapter on the language model alone, the frozen tower outside the graph, and no printing."""
     from transformers import PrinterCallback, set_seed
 
     from align.train import trainers
 
-    collators = {"dpo": collate_preferences, "sft": collate_examples}
-    classes = {"dpo": trainers.PreferenceTrainer, "sft": trainers.ExampleTrainer}
-    args = _training_arguments(method, settings, seed, folder, on_gpu=torch.cuda.is_available())
     set_seed(args.seed)  # before the adapter is made: TRL makes it before it seeds
     try:
-        trainer: Any = classes[method](
+        trainer: Any = trainer_class(
             model=loaded.model,
             args=args,
-            train_dataset=as_dataset(rows),
-            data_collator=collators[method](rows, loaded.encoder),
             processing_class=loaded.processor,
             peft_config=_lora_config(settings.lora),
+            **rest,
         )
     except ValueError as error:
         raise UserError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
     _check_placement(trainer.model, settings.lora)
     trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model())
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(trainers.Watch(progress, check_dpo_start=method == "dpo"))
     return trainer
 
 

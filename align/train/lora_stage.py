@@ -45,7 +45,7 @@ class LoraWork:
     ) -> None:
         """`beside`: small text files that go with the adapter."""
         settings: Train = context.recipe.block(stage) or Train()
-        check_options(settings, stage)
+        check_options(settings, stage, method)
         self._stage = stage
         self._method: Method = method
         self._rows = rows
@@ -57,7 +57,7 @@ class LoraWork:
 
     @cached_property
     def units(self) -> Sequence[Unit]:
-        s = self._settings
+        s, dpo = self._settings, self._method == "dpo"
         key = sha256_of(
             {
                 "stage": self._stage,
@@ -66,6 +66,7 @@ class LoraWork:
                 "lora": dataclasses.asdict(s.lora),
                 "max_length": s.max_length,
                 "trl": dict(s.trl),
+                **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
             }
@@ -87,10 +88,12 @@ class LoraWork:
                 seed=self._seed,
                 folder=folder,
                 progress=progress,
+                reference_folder=workspace / "reference",
             )
             line = {
                 "log": made.log,
                 "failures": [f.to_json() for f in made.failures],
+                "notes": made.notes,
                 "weights_sha256": file_sha256(made.adapter / WEIGHTS),
             }
             done(unit.key, line)
@@ -115,7 +118,7 @@ class LoraWork:
                 "adapter": adapter,
                 "log.jsonl": "".join(dump_line(entry) for entry in line["log"]),
                 "failures.jsonl": failures,
-                "card.md": self._card(line["log"], trained, line["weights_sha256"]),
+                "card.md": self._card(line["log"], trained, line["weights_sha256"], line.get("notes", {})),
                 **self._beside,
             },
             units=len(self._rows),
@@ -129,7 +132,9 @@ class LoraWork:
             },
         )
 
-    def _card(self, log: Sequence[Mapping[str, Any]], trained: int, weights_sha256: str) -> str:
+    def _card(
+        self, log: Sequence[Mapping[str, Any]], trained: int, weights_sha256: str, notes: Mapping[str, str]
+    ) -> str:
         return adapter_card(
             stage=self._stage,
             model_sha256=self._model_sha256,
@@ -140,4 +145,5 @@ class LoraWork:
             settings=self._settings,
             seed=self._seed,
             log=log,
+            notes=notes,
         )

@@ -9,17 +9,22 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback
 from trl import DPOTrainer, SFTTrainer
 
+from align.train.packing import share_prefixes
 from annotate.errors import UserError
 from annotate.stage import Progress
 
 DPO_START_TOLERANCE = 1e-3
+DPO_START_TOLERANCE_BF16 = 0.05
+"""Where the reference was computed before, in batches of other shapes: bfloat16 rounds a sum of 100 tokens by so much."""
 
 
 class _Silent:
@@ -33,7 +38,20 @@ class _Silent:
 
 
 class PreferenceTrainer(_Silent, DPOTrainer):
-    """TRL's DPOTrainer. Reference = the same model with its adapter switched off."""
+    """TRL's DPOTrainer. Reference = the same model with its adapter switched off.
+
+    `sharing`: the batches hold packed rows (`align.train.packing`); TRL's loss sees its own layout all the same.
+    `has_reference`: they also hold the reference's log-probabilities.
+    """
+
+    def __init__(self, *, sharing: bool = False, has_reference: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # TRL refuses its own pre-pass for images, so the flag is raised where the refusal has been passed.
+        self.precompute_ref_logps = has_reference
+        if sharing:
+            share_prefixes(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+            if self.ref_model is not None:
+                share_prefixes(self.ref_model)
 
 
 class ExampleTrainer(_Silent, SFTTrainer):
@@ -47,9 +65,11 @@ class Watch(TrainerCallback):
     kill at any moment leaves either a whole checkpoint or one that is thrown away.
     """
 
-    def __init__(self, progress: Progress, *, check_dpo_start: bool) -> None:
+    def __init__(self, progress: Progress, *, check_dpo_start: bool, reference: Path | None = None) -> None:
+        """`reference`: the file that its log-probabilities were read from."""
         self._progress = progress
         self._check_dpo_start = check_dpo_start
+        self._reference = reference
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
@@ -58,7 +78,7 @@ class Watch(TrainerCallback):
         if not math.isfinite(loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
             raise UserError(f"step {step}: the loss is {loss}; the training diverged, lower trl.learning_rate")
         if self._check_dpo_start and step == 1:
-            _assert_untrained_start(args, logs)
+            _assert_untrained_start(args, logs, self._reference)
         self._progress(step, state.max_steps, f"loss {loss:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -72,18 +92,23 @@ class Watch(TrainerCallback):
         temporary.replace(marker)
 
 
-def _assert_untrained_start(args: Any, logs: dict[str, Any]) -> None:
+def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | None) -> None:
     """Before the first update policy and reference are one model: all rewards 0, and so the loss is ln 2.
 
     Anything else means that the reference is another model, or that text, pixels or masks differ between the two.
     """
+    tolerance = DPO_START_TOLERANCE_BF16 if args.bf16 and reference is not None else DPO_START_TOLERANCE
     rewards = [abs(logs[f"rewards/{side}"]) for side in ("chosen", "rejected", "margins")]
     start_loss = math.log(2) if args.loss_type == ["sigmoid"] and args.label_smoothing == 0 else logs["loss"]
-    if max(rewards) > DPO_START_TOLERANCE or abs(logs["loss"] - start_loss) > DPO_START_TOLERANCE:
-        raise RuntimeError(
-            f"DPO did not start at its reference: loss {logs['loss']:.6f} (ln 2 = {math.log(2):.6f}), "
-            f"largest reward {max(rewards):.6f} (should be 0)"
-        )
+    if max(rewards) <= tolerance and abs(logs["loss"] - start_loss) <= tolerance:
+        return
+    found = (
+        f"DPO did not start at its reference: loss {logs['loss']:.6f} (ln 2 = {math.log(2):.6f}), "
+        f"largest reward {max(rewards):.6f} (should be 0)"
+    )
+    if reference is not None:
+        raise UserError(f"{found}; the log-probabilities in {reference} are not this model's: delete that file")
+    raise RuntimeError(found)
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -137,3 +162,19 @@ def trained_parts(model: Any) -> tuple[int, list[str]]:
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     outside = [name for name in names if ".language_model." not in name]
     return len(names) - len(outside), outside
+
+
+def score(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """The reference's log-probabilities [rows, width - 1] of a batch of `batch_of`: the model without its adapter."""
+    inputs = trainer._prepare_inputs(batch)
+    completion_mask = inputs.pop("completion_mask")
+    labels = inputs["input_ids"].masked_fill(completion_mask == 0, -100)
+    model = trainer.model
+    was_training = model.training
+    model.eval()
+    plain = model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+    with torch.no_grad(), plain, trainer.accelerator.autocast():
+        out = model(**inputs, labels=labels, fused_lm_head=True, use_cache=False)
+    model.train(was_training)
+    log_probs: torch.Tensor = out.log_probs.float().cpu()
+    return log_probs

@@ -1,0 +1,122 @@
+"""What a DPO training computes only once: the prompts of a batch, and the reference's log-probabilities.
+
+    shortcuts = Shortcuts.of(loaded, settings, args, folder)      # what is possible with this model and recipe
+    trainer = PreferenceTrainer(..., sharing=shortcuts.sharing, has_reference=shortcuts.reference is not None)
+    shortcuts.fill(trainer, rows, loaded.encoder, progress)       # before the first step
+
+Needs torch and trl; imported when a training begins.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+
+from align.models.digest import TEMPLATE_SHA256
+from align.models.encode import Encoder
+from align.models.load import LoadedModel
+from align.settings import Train
+from align.train.lora_rows import Spoken, TrainRow, batch_of, spoken
+from align.train.packing import why_not_shared
+from align.train.reference import MadeBy, ReferenceCache, groups_of
+from align.train.trainers import score
+from annotate.errors import UserError
+from annotate.records import sha256_of
+from annotate.stage import Progress
+
+LARGER = 4
+"""The reference's batches hold so many times the completions of a training batch: nothing is kept for a backward."""
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What is computed once in this training, and why not where not."""
+
+    why_not_shared: str
+    reference: ReferenceCache | None
+    why_live: str = ""
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, settings: Train, args: Any, folder: Path) -> Shortcuts:
+        """`folder`: where the reference's log-probabilities are kept, unless the settings name another."""
+        off = "switched off in the recipe" if settings.sharing == "off" else ""
+        why_live = "as the recipe says" if settings.reference == "live" else _why_live(args)
+        reference = None
+        if not why_live:
+            reference = ReferenceCache(
+                Path(settings.reference_folder) if settings.reference_folder else folder,
+                made_by(loaded, args),
+                ld_alpha=args.ld_alpha,
+            )
+        return cls(off or why_not_shared(loaded.model), reference, why_live)
+
+    @property
+    def sharing(self) -> bool:
+        return not self.why_not_shared
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """For the card."""
+        return {
+            "completions of one prompt": f"one row each, as TRL computes them ({self.why_not_shared})"
+            if self.why_not_shared
+            else "share its image and question (the loss is TRL's)",
+            "reference log-probabilities": f"computed at every step ({self.why_live})"
+            if self.why_live
+            else "computed once, before the first step",
+        }
+
+    def fill(self, trainer: Any, rows: Sequence[TrainRow], encoder: Encoder, progress: Progress) -> None:
+        """Compute the reference's log-probabilities that are not known yet."""
+        if self.reference is None:
+            return
+
+        def scored(batch: Sequence[Spoken]) -> list[array[float]]:
+            try:
+                return _score(trainer, batch, encoder, sharing=self.sharing)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise UserError("not even one completion of the reference fits into this GPU's memory") from None
+            torch.cuda.empty_cache()
+            half = len(batch) // 2
+            return scored(batch[:half]) + scored(batch[half:])
+
+        groups = groups_of([spoken(row, text, encoder) for row in rows for text in row.completions])
+        size = LARGER * 2 * trainer.args.per_device_train_batch_size
+        self.reference.fill(groups, scored, size=size, progress=progress)
+
+
+def made_by(loaded: LoadedModel, args: Any) -> MadeBy:
+    """The reference of a new adapter: the model as it was loaded."""
+    processor = loaded.processor
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    return MadeBy(
+        model=loaded.digest,
+        adapter="",
+        processor=sha256_of(processor.image_processor.to_json_string() if processor is not None else ""),
+        template=TEMPLATE_SHA256,
+        precision=f"{dtype}, computed in bfloat16" if args.bf16 else dtype,
+        software=f"transformers {transformers.__version__}, trl {trl.__version__}",
+    )
+
+
+def _why_live(args: Any) -> str:
+    if args.fsdp or args.deepspeed:
+        return "the model is spread over several processes"
+    return ""
+
+
+def _score(trainer: Any, rows: Sequence[Spoken], encoder: Encoder, *, sharing: bool) -> list[array[float]]:
+    log_probs = score(trainer, batch_of(rows, encoder, sharing=sharing))
+    starts = [len(row.prompt.ids) - 1 for row in rows]
+    return [
+        array("f", log_probs[n, start : start + len(row.after)].tolist())
+        for n, (start, row) in enumerate(zip(starts, rows, strict=True))
+    ]

@@ -1,0 +1,184 @@
+r"""The reference's log-probabilities, computed once: per completion, one number per token, kept on disk.
+
+    runs/<name>/dpo/…/reference/3f09c1d2a4b5c6d7.jsonl
+
+    {"key":"made by","seconds":0.0,"line":{"model":"5c…","processor":"77…","template":"02…","precision":"float32",…}}
+    {"key":"91ab…","seconds":0.41,"line":{"fe12…":"AACAvw…","0c77…":"…"}}        a prompt's completions, float32 as base64
+
+A file is named by what made its numbers and says so in its first line; a completion by the tokens of its prompt, the
+content of its images and its own tokens. So a number is found again by every run that would compute the same, and by
+no other: other epochs, learning rates and betas, another `n` of the same prompts. Numbers per token serve every loss
+of TRL, `ld_alpha` included, whose sums depend on the pair that a completion is in.
+
+The file is a journal: a kill leaves at most half a line at its end, which is cut off, and its batch is done again.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.digest import file_sha256
+from align.train.lora_rows import Spoken
+from annotate.errors import UserError
+from annotate.journal import Journal, read_journal
+from annotate.records import sha256_of
+from annotate.stage import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+HEAD = "made by"
+TELL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeBy:
+    """What decides the numbers, beside the rows."""
+
+    model: str
+    """sha256 over weights, configuration and tokenizer."""
+    adapter: str
+    """Of the reference itself; empty: the plain model."""
+    processor: str
+    """What makes pixels of an image file."""
+    template: str
+    precision: str
+    """Of the weights, and of the arithmetic where that is another."""
+    software: str
+    """Versions of what computes."""
+
+    @property
+    def name(self) -> str:
+        return sha256_of(asdict(self))[:16]
+
+
+Score = Callable[[Sequence[Spoken]], "list[array[float]]"]
+"""The reference's log-probability of every token of each completion."""
+
+
+class ReferenceCache:
+    """The numbers of one reference, in `folder`. Hand it to the collator: it is TRL's `ref_*_logps` of a batch."""
+
+    def __init__(self, folder: Path, made_by: MadeBy, *, ld_alpha: float | None = None) -> None:
+        self.path = folder / f"{made_by.name}.jsonl"
+        self._made_by = made_by
+        self._ld_alpha = ld_alpha
+        self._images: dict[Path, str] = {}
+        self._known: dict[str, array[float]] = {}
+        lines = read_journal(self.path)
+        self._check_head(lines)
+        for key, line in lines.items():
+            if key != HEAD:
+                self._learn(line)
+
+    def _check_head(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse numbers of another origin, saying which."""
+        if not lines:
+            return
+        told, ours = lines.get(HEAD, {}), asdict(self._made_by)
+        other = [
+            f"{name} {told.get(name, 'unknown')!r}, here {ours[name]!r}"
+            for name in ours
+            if told.get(name) != ours[name]
+        ]
+        if other:
+            raise UserError(
+                f"{self.path}: reference log-probabilities of another origin ({'; '.join(other)}); delete the file, or "
+                "name another reference_folder"
+            )
+
+    def _learn(self, line: Mapping[str, str]) -> None:
+        for key, text in line.items():
+            self._known[key] = array("f", base64.b64decode(text))
+
+    def key(self, row: Spoken) -> str:
+        for path in row.images:
+            if path not in self._images:
+                self._images[path] = file_sha256(path)
+        return sha256_of([row.prompt.ids, [self._images[path] for path in row.images], row.after])
+
+    def fill(self, groups: Sequence[Sequence[Spoken]], score: Score, *, size: int, progress: Progress) -> int:
+        """Compute what is missing of the groups, each the completions of one prompt; returns how many were.
+
+        Batches are made of all groups, whatever is known already, of up to `size` completions: so the numbers of a
+        completion do not depend on when the run was killed. The longest come first, since they need most memory.
+        """
+        batches = _batches(groups, size)
+        missing = [b for b in batches if any(self.key(row) not in self._known for group in b for row in group)]
+        if not missing:
+            return 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        n_new, told = 0, time.monotonic()
+        with Journal(self.path) as journal:
+            self._check_head(journal.lines)
+            if not journal.lines:
+                journal.append(HEAD, asdict(self._made_by))
+            for n, batch in enumerate(missing):
+                rows = [row for group in batch for row in group]
+                scored = dict(zip(map(self.key, rows), score(rows), strict=True))
+                for group in batch:
+                    line = {
+                        key: base64.b64encode(scored[key].tobytes()).decode("ascii")
+                        for key in map(self.key, group)
+                        if key not in self._known
+                    }
+                    if line:
+                        journal.append(sha256_of(sorted(line)), line)
+                        self._learn(line)
+                        n_new += len(line)
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    progress(n + 1, len(missing), "log-probabilities of the reference")
+        return n_new
+
+    def per_token(self, row: Spoken) -> array[float]:
+        found = self._known[self.key(row)]
+        if len(found) != len(row.after):
+            raise UserError(f"{self.path}: {len(found)} numbers for {len(row.after)} tokens; delete the file")
+        return found
+
+    def __call__(self, sequences: Sequence[Spoken]) -> dict[str, torch.Tensor]:
+        """What TRL's `compute_ref_log_probs` gives for a batch: the chosen of all rows, then the rejected."""
+        import torch
+
+        # laid out and summed as the policy's are, so that equal numbers make equal sums
+        width = max(len(row.ids) for row in sequences) - 1
+        per_token, shared = torch.zeros(len(sequences), width), torch.zeros(len(sequences), width, dtype=torch.bool)
+        half = len(sequences) // 2
+        for n, row in enumerate(sequences):
+            start, length = len(row.prompt.ids) - 1, len(row.after)
+            per_token[n, start : start + length] = torch.tensor(self.per_token(row))
+            shared[n, start : start + min(length, len(sequences[n - half].after))] = True
+        sums = per_token.sum(dim=1)
+        if self._ld_alpha is not None:
+            common = (per_token * shared).sum(dim=1)
+            sums = common + self._ld_alpha * (per_token * ~shared).sum(dim=1)
+        return {"ref_chosen_logps": sums[:half], "ref_rejected_logps": sums[half:]}
+
+
+def groups_of(sequences: Sequence[Spoken]) -> list[list[Spoken]]:
+    """Each prompt with its completions, every one once; the longest first."""
+    groups: dict[Any, dict[tuple[int, ...], Spoken]] = {}
+    for row in sequences:
+        groups.setdefault((tuple(row.prompt.ids), row.images), {}).setdefault(tuple(row.after), row)
+    found = [list(group.values()) for group in groups.values()]
+    return sorted(found, key=lambda group: -sum(len(row.after) for row in group) - len(group[0].prompt.ids))
+
+
+def _batches(groups: Sequence[Sequence[Spoken]], size: int) -> list[list[Sequence[Spoken]]]:
+    """Groups in a row, of up to `size` completions, but at least one group."""
+    batches: list[list[Sequence[Spoken]]] = []
+    held = 0
+    for group in groups:
+        if not batches or held + len(group) > size:
+            batches.append([])
+            held = 0
+        batches[-1].append(group)
+        held += len(group)
+    return batches

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
 
 from align.formats import format_named
-from align.formats.containers import Placed, _decoded, read_rows
+from align.formats.containers import _decoded, read_rows
 from align.formats.format import KINDS, Images, Made
 from align.formats.grouping import Partition, groups, records_of
 from align.formats.store import ImageStore
@@ -95,20 +97,32 @@ def deal_part(job: Job, part: Part) -> Built:
     key = format_named(job.form).group_key
     assert key is not None
     partition = Partition(job.workspace, job.buckets, key)
-    for placed in _rows(job, part, built):
-        partition.add(part.place, placed.number, placed.value, built.told)
+    for number, row in _rows(job, part, built):
+        partition.add(part.place, number, row, built.told)
     partition.flush()
     return built
 
 
-def _rows(job: Job, part: Part, built: Built) -> Iterator[Placed]:
-    """The sound rows of a part; the others are told."""
-    cut = (_decoded(number, line) for number, line in _lines(job, part, built))
-    for placed in cut if job.lines else read_rows(job.path):
-        if placed.fault:
-            built.told(placed.number, placed.fault)
-        else:
-            yield placed
+def _rows(job: Job, part: Part, built: Built) -> Iterator[tuple[int, Any]]:
+    """The number and the value of each row that has one; the others are told."""
+    if not job.lines:
+        for placed in read_rows(job.path):
+            if placed.fault:
+                built.told(placed.number, placed.fault)
+            else:
+                yield placed.number, placed.value
+        return
+    decode = msgspec.json.Decoder().decode
+    for number, line in _lines(job, part, built):
+        try:
+            value = decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            placed = _decoded(number, line)  # which takes its time to say why
+            if placed.fault:
+                built.told(number, placed.fault)
+                continue
+            value = placed.value
+        yield number, value
 
 
 def _lines(job: Job, part: Part, built: Built) -> Iterator[tuple[int, bytes]]:
@@ -145,14 +159,14 @@ def _records(job: Job, part: Part, built: Built) -> Iterator[tuple[int, Made]]:
                 yield group[0][0], made
         return
     assert form.read is not None
-    for placed in _rows(job, part, built):
+    for number, row in _rows(job, part, built):
         try:
-            if not isinstance(placed.value, dict):
-                raise RecordError(f"expected an object, got {type(placed.value).__name__}")
-            for made in form.read(placed.value, images):
-                yield placed.number, made
+            if not isinstance(row, dict):
+                raise RecordError(f"expected an object, got {type(row).__name__}")
+            for made in form.read(row, images):
+                yield number, made
         except RecordError as error:
-            built.told(placed.number, error)
+            built.told(number, error)
 
 
 def _own_records(job: Job, part: Part, built: Built) -> Iterator[tuple[int, Annotated]]:

@@ -9,7 +9,8 @@
 
 `load_recipe` gives the frozen dataclasses of `settings.py`, or one `UserError` with every fault, each as
 `recipes/x.yaml:14  annotate.backend: no annotator 'opnai'; did you mean 'openai_chat'?`. Torch-free. A stage is part of
-a recipe when its block is there; paths are relative to the working directory.
+a recipe when its block is there; paths are relative to the working directory. The block `sweep:` is read by
+`align sweep` (`align/sweep/grid.py`) and decides nothing of what other verbs do.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from align.settings import (
     TuneSettings,
     option,
 )
+from align.sweep.grid import SELECT, Point, read_sweep, sweep_faults
 from align.yaml_lines import parse_value, read_yaml
 from annotate.errors import UserError
 
@@ -65,6 +67,7 @@ class Recipe:
     sft: Train | None = option(None, "fine-tuning on the annotator's own answers")  # noqa: RUF009
     evaluate: Evaluate | None = option(None, "benchmarks for every model")  # noqa: RUF009
     report: Report | None = option(None, "one page and one table")  # noqa: RUF009
+    sweep: Mapping[str, Any] = option(dict, "dotted keys of this recipe with lists of values", operational=True)
 
     @property
     def folder(self) -> Path:
@@ -76,8 +79,12 @@ class Recipe:
         return getattr(self, stage)
 
 
-def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe, with `key=value` overrides on top. Raises `UserError` with every fault."""
+def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, point: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe, with `key=value` overrides on top. Raises `UserError` with every fault.
+
+    `point`: what one point of the recipe's sweep changes, dotted key -> value; its faults are told where the key stands
+    in the block `sweep`. Without it that block is checked too, each value once.
+    """
     path = Path(path)
     document = read_yaml(path)
     faults = Faults(str(path), document.lines)
@@ -88,15 +95,44 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(*(faults.texts or [f"{path}: is empty"]))
     for override in overrides:
         _override(values, override, faults)
+    for key, value in (point or {}).items():
+        faults.mark_override(key, faults.lines.get(f"sweep.{key}"))
+        _put(values, key, value, faults)
     values = {k: v for k, v in values.items() if not (v is None and faults.is_override(k))}
     blocks = read_block(Recipe, values, "", faults)
     blocks["path"] = path
     blocks.setdefault("name", path.stem)
     recipe = Recipe(**blocks)
     recipe_checks.check(recipe, faults)
-    if faults.texts:
-        raise UserError(*faults.texts)
+    texts = faults.texts
+    if recipe.sweep and point is None:
+        texts += [text for text in _sweep_faults(recipe, overrides, faults.lines) if text not in texts]
+    if texts:
+        raise UserError(*texts)
     return recipe
+
+
+def _sweep_faults(recipe: Recipe, overrides: Sequence[str], lines: Mapping[str, int]) -> list[str]:
+    """What is wrong with the block `sweep`: each value is tried once, the other axes at their first."""
+    sweep = read_sweep(recipe.sweep)
+    faults = Faults(str(recipe.path), lines)
+    for key, what in sweep_faults(sweep):
+        faults.add(f"sweep.{key}".rstrip("."), what)
+    suites = sweep.fixed.get("evaluate.suites") or (recipe.evaluate.suites if recipe.evaluate else ())
+    if isinstance(sweep.select, str) and sweep.select not in suites:
+        faults.add(f"sweep.{SELECT}", f"{sweep.select!r} is no suite of this recipe: {', '.join(suites) or 'none'}")
+    if faults.texts:
+        return faults.texts
+    # A point that trains nothing would try nothing.
+    first = {key: next(filter(None, values), values[0]) for key, values in sweep.axes.items()}
+    tried = [{**first, key: value} for key, values in sweep.axes.items() for value in values]
+    found: dict[str, None] = {}
+    for values in tried:
+        try:
+            load_recipe(recipe.path, overrides, point=Point(name="", values=values, fixed=sweep.fixed).changes)
+        except UserError as error:
+            found |= dict.fromkeys(error.faults)
+    return list(found)
 
 
 def _override(values: dict[str, Any], override: str, faults: Faults) -> None:
@@ -112,10 +148,16 @@ def _override(values: dict[str, Any], override: str, faults: Faults) -> None:
     except ValueError as error:
         faults.add(key, str(error))
         return
+    _put(values, key, value, faults)
+
+
+def _put(values: dict[str, Any], key: str, value: Any, faults: Faults) -> None:
+    """Put a value under a dotted key."""
+    parts = key.split(".")
     here = values
     for depth, part in enumerate(parts[:-1]):
         inner = here.get(part)
-        if inner is None and depth == 0:
+        if inner is None and depth == 0 and part != "sweep":
             faults.add(key, f"the recipe has no block `{part}`; add `{part}: {{...}}` to the file")
             return
         # Copied, because two blocks may be one in the file (an alias).

@@ -25,7 +25,7 @@ class Faults:
     def __init__(self, file: str, lines: Mapping[str, int]) -> None:
         self.file, self.lines = file, lines
         self._found: list[tuple[float, str, str]] = []
-        self._overridden: set[str] = set()
+        self._overridden: dict[str, int | None] = {}
 
     @property
     def texts(self) -> list[str]:
@@ -36,8 +36,9 @@ class Faults:
         """Whether something is wrong with this key already."""
         return any(key == found for _, found, _ in self._found)
 
-    def mark_override(self, key: str) -> None:
-        self._overridden.add(key)
+    def mark_override(self, key: str, line: int | None = None) -> None:
+        """The key's value is not the one in the file: it is of the command line, or stands elsewhere in the file."""
+        self._overridden[key] = line
 
     def is_override(self, key: str) -> bool:
         return key in self._overridden
@@ -47,6 +48,8 @@ class Faults:
         parts = key.split(".")
         for end in range(len(parts), 0, -1):
             prefix = ".".join(parts[:end])
+            if line := self._overridden.get(prefix):
+                return self.add_at(line, key, what)
             if prefix in self._overridden:
                 return self._add(float("inf"), "command line", key, what)
             if prefix in self.lines:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from align.models.draws import SeededDraw, seed_of
 from align.models.encode import Encoded, join_images, left_pad, to_device
 from align.models.load import LoadedModel
-from align.sample.ways import say_once, way_of
+from align.sample.ways import Way, say_once, way_of
 from annotate.errors import UserError
 from annotate.records import Turn
 
@@ -64,8 +64,19 @@ class Generated:
     """Memory ran out and the batch was done in parts: rounding, and so a text, may differ from another run's."""
 
 
-def generate(loaded: LoadedModel, asks: Sequence[Ask], *, n: int = 1, decoding: Decoding, seed: int = 0) -> Generated:
-    """`n` answers to each ask, in the order of `asks`. Prompts with and without images are run apart."""
+def generate(
+    loaded: LoadedModel,
+    asks: Sequence[Ask],
+    *,
+    n: int = 1,
+    decoding: Decoding,
+    seed: int = 0,
+    way: Way | None = None,
+) -> Generated:
+    """`n` answers to each ask, in the order of `asks`. Prompts with and without images are run apart.
+
+    `way`: how the model is decoded, if not in the fastest way known to be right for it.
+    """
     rows = [
         _Row(loaded.encoder.prompt(a.turns, a.images), tuple(seed_of(f"{seed}/{a.key}/{k}") for k in range(n)))
         for a in asks
@@ -75,7 +86,7 @@ def generate(loaded: LoadedModel, asks: Sequence[Ask], *, n: int = 1, decoding: 
     for with_images in (True, False):
         chosen = [i for i, row in enumerate(rows) if bool(row.prompt.images) == with_images]
         if chosen:
-            answers, split = _decode(loaded, [rows[i] for i in chosen], decoding)
+            answers, split = _decode(loaded, [rows[i] for i in chosen], decoding, way or way_of(loaded.model))
             draws.update(zip(chosen, answers, strict=True))
             halved = halved or split
     return Generated(draws=[draws[i] for i in range(len(rows))], halved=halved)
@@ -88,12 +99,12 @@ class _Row:
     """One per completion."""
 
 
-def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> tuple[list[list[Draw]], bool]:
+def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding, way: Way) -> tuple[list[list[Draw]], bool]:
     """All completions of all rows; on a GPU out of memory in two halves, down to one completion of one prompt."""
     import torch
 
     try:
-        return _decode_once(loaded, rows, decoding), False
+        return _decode_once(loaded, rows, decoding, way), False
     except torch.OutOfMemoryError:
         if len(rows) == 1 and len(rows[0].seeds) == 1:
             raise
@@ -101,18 +112,17 @@ def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> tu
     torch.cuda.empty_cache()
     if len(rows) > 1:
         middle = len(rows) // 2
-        first, second = (_decode(loaded, part, decoding)[0] for part in (rows[:middle], rows[middle:]))
+        first, second = (_decode(loaded, part, decoding, way)[0] for part in (rows[:middle], rows[middle:]))
         return first + second, True
     (row,) = rows
     middle = len(row.seeds) // 2
     halves = [
-        _decode(loaded, [_Row(row.prompt, part)], decoding)[0] for part in (row.seeds[:middle], row.seeds[middle:])
+        _decode(loaded, [_Row(row.prompt, part)], decoding, way)[0] for part in (row.seeds[:middle], row.seeds[middle:])
     ]
     return [halves[0][0] + halves[1][0]], True
 
 
-def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> list[list[Draw]]:
-    way = way_of(loaded.model)
+def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding, way: Way) -> list[list[Draw]]:
     if way == "generate":
         say_once(type(loaded.model).__name__)
         return _by_generate(loaded, rows, decoding)

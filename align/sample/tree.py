@@ -26,8 +26,6 @@ from align.models.draws import SeededDraw
 from align.sample.cache import InPlaceCache
 
 Form = Literal["tree", "rows"]
-STEPS_AHEAD = 64
-"""Room is made for so many steps at a time: a limit of 1024 tokens that few completions reach costs nothing."""
 _PROMPT, _NOBODY = -1, -2
 """Owners of a column that are no completion: seen by all, and by none (padding)."""
 
@@ -56,6 +54,8 @@ class Writing:
     top_p: float = 1.0
     end_id: int | None = None
     """Log-probabilities are kept, and after the last token the one of this marker. None: they are not."""
+    steps_ahead: int = 64
+    """Room is made for so many steps at a time: a limit of 1024 tokens that few completions reach costs nothing."""
 
 
 @torch.inference_mode()
@@ -73,7 +73,7 @@ def decode(
         pen.write(scores_LV, rows.lanes)
         if not rows.end(pen.done):
             break
-        rows.tidy(writing.limit - pen.steps + 1)
+        rows.tidy(min(writing.steps_ahead, writing.limit - pen.steps + 1))
         scores_LV = rows.feed(model, pen.last)
     return [pen.written[b * n : (b + 1) * n] for b in range(len(seeds))]
 
@@ -124,7 +124,7 @@ def _read(
 ) -> tuple[_Rows, torch.Tensor]:
     """The prompts read once: the rows of the cache, and the scores of each prompt's next token."""
     mask_BC = batch["attention_mask"]
-    steps = min(STEPS_AHEAD, writing.limit)
+    steps = min(writing.steps_ahead, writing.limit)
     config = model.config.get_text_config()
     cache = InPlaceCache(config.num_hidden_layers, room=steps * n if form == "tree" else 0)
     positions_BC = (mask_BC.cumsum(1) - 1).clamp(min=0)
@@ -174,8 +174,10 @@ class _Rows:
         self.rows = [[lane for lane in row if not done[lane]] for row in self.rows]
         return any(self.rows)
 
-    def tidy(self, steps_left: int) -> None:
-        """Let go of rows and columns that nobody needs, once they are many or their room is wanted."""
+    def tidy(self, steps: int) -> None:
+        """Let go of rows and columns that nobody needs, once they are many or their room is wanted; then there is room
+        for so many steps.
+        """
         width = max(map(len, self.rows))
         idle = sum(not row for row in self.rows)
         if self.cache.free() >= width and idle * 8 < len(self.rows):
@@ -190,7 +192,7 @@ class _Rows:
         most = int(needed_RC.sum(1).max())
         # Needed columns last, in their order: distances between them, which windowed attention counts, stay true.
         columns_RC = needed_RC.int().argsort(dim=1, stable=True)[:, -most:]
-        self.cache.rearrange(rows_R, columns_RC, min(STEPS_AHEAD, steps_left) * width)
+        self.cache.rearrange(rows_R, columns_RC, steps * width)
         self.owner_RC = torch.where(needed_RC, owner_RC, _NOBODY).gather(1, columns_RC)
         self.next_R = self.next_R[rows_R]
 

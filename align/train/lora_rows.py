@@ -111,7 +111,7 @@ def spoken(row: TrainRow, completion: str, encoder: Encoder) -> Spoken:
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 """From items of `as_dataset` to the trainer's batch."""
 
-Reference = Callable[[Sequence[Spoken]], Mapping[str, "torch.Tensor"]]
+Reference = Callable[[Sequence[Spoken]], dict[str, "torch.Tensor"]]
 """The reference's log-probabilities of the chosen, then of the rejected, as TRL's loss takes them."""
 
 

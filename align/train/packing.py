@@ -173,7 +173,7 @@ def share_prefixes(model: Any) -> None:
     def forward(*args: Any, packed: dict[str, Any] | None = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if packed is None:
             return fused(*args, fused_lm_head=fused_lm_head, **kwargs)
-        images = {name: kwargs.pop(name) for name in ("pixel_values", "image_sizes") if name in kwargs}
+        images: dict[str, Any] = {name: kwargs.pop(name) for name in ("pixel_values", "image_sizes") if name in kwargs}
         if not fused_lm_head:  # logits of the unpacked rows, as `compute_metrics` wants them
             rows = torch.tensor(packed["images_of_rows"], dtype=torch.long)
             repeated = {name: value[rows.to(value.device)] for name, value in images.items()}

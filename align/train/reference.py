@@ -3,7 +3,7 @@ r"""The reference's log-probabilities, computed once: per completion, one number
     runs/<name>/dpo/…/reference/3f09c1d2a4b5c6d7.jsonl
 
     {"key":"made by","seconds":0.0,"line":{"model":"5c…","processor":"77…","template":"02…","precision":"float32",…}}
-    {"key":"91ab…","seconds":0.41,"line":{"fe12…":"AACAvw…","0c77…":"…"}}        a prompt's completions, float32 as base64
+    {"key":"91ab…","seconds":0.41,"line":{"fe12…":"AACAvw…","0c77…":"…"}}    a prompt's completions, float32 in base64
 
 A file is named by what made its numbers and says so in its first line; a completion by the tokens of its prompt, the
 content of its images and its own tokens. So a number is found again by every run that would compute the same, and by

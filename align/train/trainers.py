@@ -24,7 +24,7 @@ from annotate.stage import Progress
 
 DPO_START_TOLERANCE = 1e-3
 DPO_START_TOLERANCE_BF16 = 0.05
-"""Where the reference was computed before, in batches of other shapes: bfloat16 rounds a sum of 100 tokens by so much."""
+"""Where the reference was computed before, in batches of other shapes: what bfloat16 rounds away in 100 tokens."""
 
 
 class _Silent:

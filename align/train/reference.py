@@ -94,8 +94,11 @@ class ReferenceCache:
             )
 
     def _learn(self, line: Mapping[str, str]) -> None:
-        for key, text in line.items():
-            self._known[key] = array("f", base64.b64decode(text))
+        try:
+            for key, text in line.items():
+                self._known[key] = array("f", base64.b64decode(text))
+        except ValueError as error:
+            raise UserError(f"{self.path}: damaged ({error}); delete the file, it is computed anew") from None
 
     def key(self, row: Spoken) -> str:
         for path in row.images:

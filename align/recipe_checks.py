@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from align.pairs.score import check_settings
-from align.recipe_reader import Faults, did_you_mean
+from align.recipe_reader import REFUSED, Faults, did_you_mean
 from align.stages import STAGES
 from align.train import trl_fields
 from annotate.backends.registry import installed
@@ -128,6 +128,8 @@ def _training(stage: str, block: Any, faults: Faults) -> None:
         key = f"{stage}.trl.{name}"
         if name in trl_fields.OWNED:
             faults.add(key, f"is not for the recipe: {trl_fields.OWNED[name]}")
+        elif name in REFUSED:
+            faults.add(key, REFUSED[name])
         elif name not in known:
             faults.add(key, f"TRL has no such option{did_you_mean(name, known)}")
         elif not _is_a(value, known[name]):

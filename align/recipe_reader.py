@@ -17,6 +17,12 @@ from align.yaml_lines import TRAPS, Plain
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _BAD = object()
+REFUSED = dict.fromkeys(
+    ("token_weights", "token_weighting", "token_weighted", "fine_grained", "ddpo"),
+    "token-weighted (fine-grained) DPO is not offered: TRL's losses take sums over whole answers, and the paper trains "
+    "without it (Multi-Modal Preference Alignment, Table 5); TRL's `use_weighting` weighs whole pairs (WPO)",
+)
+"""Options that one may look for, and why there are none."""
 
 
 class Faults:
@@ -76,7 +82,7 @@ def read_block(cls: type, values: Mapping[str, Any], prefix: str, faults: Faults
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
         if name not in specs:
-            faults.add(key, f"unknown key{_hint(name, specs, hints)}")
+            faults.add(key, REFUSED.get(name) or f"unknown key{_hint(name, specs, hints)}")
             continue
         read = _read(hints[name], value, key, faults)
         if read is not _BAD and _in_range(read, specs[name].metadata, key, faults):

@@ -162,6 +162,11 @@ class Runner:
             if asked is not None and hasattr(asked, "backend") and not self.reparse:
                 with _gathered(faults):
                     check_backend(asked)
+            if stage.name == "pairs" and block.also:
+                from align.pairs.also import read_also
+
+                with _gathered(faults):
+                    read_also(block.also, Path((self.recipe.prompts or Prompts()).image_root))
             if stage.name == "evaluate":
                 from align.evaluate.plan import load_exams
 

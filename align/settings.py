@@ -226,6 +226,12 @@ class Pairs:
         1.0, "seeded, nested subset of the prompts with pairs (data-scaling curve)", above=0, high=1
     )
     flip: float = option(0.0, "share of pairs with chosen and rejected swapped (label-noise ablation)", low=0, high=1)
+    also: tuple[str, ...] = option(
+        (),
+        "further files of preferences or ratings, in any format: their pairs join preference.jsonl. Ready pairs are "
+        "taken as they are (but for fraction and flip), ratings are paired by this block's rule",
+        operational=True,
+    )
     steerlm: Literal["all", "best"] = option(
         "all", "which rated completions SteerLM trains on; the paper does not say: bad ones teach what the words mean"
     )
@@ -309,6 +315,11 @@ class Evaluate:
     limit: int | None = option(None, "first so many items of each suite", low=1)
     max_new_tokens: int = option(256, "limit of each answer", low=1)
     batch_size: int = option(32, "questions per batch; fixed in the plan", low=1)
+    conditioning: tuple[Literal["full", "none", "brief"], ...] = option(
+        ("full", "none", "brief"),
+        "how SteerLM is asked: for the highest of each attribute, as any other model is, or with complexity and "
+        "verbosity at half; the paper does not say which of them it reports",
+    )
     judge: Judge | None = option(None, "adds a rubric score beside the objective one")  # noqa: RUF009
     margin: float = option(0.02, "a difference smaller than this share of the scale counts as none", low=0, high=1)
 

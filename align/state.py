@@ -86,6 +86,8 @@ def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
         found["prompts file"] = _hash("prompts.file", recipe.prompts.file)
     if rows := getattr(block, "rows", ""):
         found[f"{stage.name} rows"] = _hash(f"{stage.name}.rows", rows)
+    for i, file in enumerate(getattr(block, "also", ())):
+        found[f"{stage.name}.also.{i} file"] = _hash(f"{stage.name}.also", file)
     if recipe.annotate and (stage.name == "annotate" or "annotate.rubric" in stage.options):
         found["rubric"] = load_rubric(recipe.annotate.rubric)[0].sha256
     asked = {stage.name: block, f"{stage.name}.judge": getattr(block, "judge", None)}

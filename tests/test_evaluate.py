@@ -332,6 +332,7 @@ class Named:
     """As much of a contestant as the summary looks at."""
 
     name: str
+    conditioning: str = ""
     sha256: str = "5c"
 
 
@@ -566,13 +567,15 @@ def test_every_model_answers_every_suite_it_can_take(finished):
         counts[row["model"], row["suite"]] = counts.get((row["model"], row["suite"]), 0) + 1
     suites = ["text_instructions", "text_noisy_image", "open_visual", "pope", "pope_blank", "choice"]
     # the backbone alone can be shown no image: its other cells stay empty
-    assert counts == {("backbone", "text_instructions"): 3} | {(m, s): 3 for m in ("vlm", "steerlm") for s in suites}
+    models = ("vlm", "steerlm", "steerlm_unprompted")
+    assert counts == {("backbone", "text_instructions"): 3} | {(m, s): 3 for m in models for s in suites}
     assert made["failures.jsonl"] == []
     assert {"verdicts/1"} == {made["verdicts.json"]["schema"]}
     # a random model says neither yes nor no, so there is nothing to compare on pope; pope_blank is a control
     assert {i["state"] for i in made["items.jsonl"] if i["suite"] == "pope"} == {"unparsed"}
     compared = [(c["suite"], c["model"]) for c in made["verdicts.json"]["comparisons"]]
-    assert compared == [(s, "steerlm") for s in suites if not s.startswith("pope")]
+    assert compared == [(s, m) for s in suites if not s.startswith("pope") for m in models[1:]]
+    assert made["verdicts.json"]["asked_with"] == {"steerlm": "\nAnswer well."}
 
 
 def test_a_killed_evaluation_goes_on_and_ends_the_same(world, finished, tmp_path):

@@ -39,6 +39,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     settings = Pairs(**read_block(Pairs, dict(_parsed(changes)), "", faults))
     if faults.texts:
         raise UserError(*faults.texts)
+    if settings.also:
+        raise UserError("also: is for recipes; give each file to `align pairs`, then name their preference.jsonl there")
     root = getattr(options, "image_root", None)
     bar = console.bar("pairs", 0, 0)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from align.context import Context
 from align.digest import model_digest
 from align.evaluate.suite import Suite
+from align.pairs.steerlm import conditioning
+from align.settings import Evaluate, Pairs
 from annotate.records import sha256_of
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 ALIGNED = ("sft", "steerlm", "rejection", "dpo")
 """In the order of the paper's Table 2."""
 CONDITIONING = "conditioning.txt"
+NAMES = {"full": "{}", "none": "{}_unprompted", "brief": "{}_brief"}
+"""What the row of a model is called that is asked with its conditioning text, without it, and for a brief answer."""
+WORDY = ("complexity", "verbosity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +59,39 @@ def contestants(context: Context) -> tuple[Contestant, ...]:
         if context.has(method):
             adapter = context.path(method, "adapter")
             sha256 = sha256_of([context.model_sha256, model_digest(adapter)])
-            found.append(
-                Contestant(
-                    name=method,
-                    sha256=sha256,
-                    folder=context.model,
-                    adapter=adapter,
-                    conditioning=read_conditioning(adapter.parent / CONDITIONING),
-                )
-            )
+            found += [
+                Contestant(name=name, sha256=sha256, folder=context.model, adapter=adapter, conditioning=conditioning)
+                for name, conditioning in _ways_to_ask(context, method, adapter.parent).items()
+            ]
     return tuple(found)
 
 
 def read_conditioning(file: Path) -> str:
     """The text a method was trained to be asked with; empty for a method that left none."""
     return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _ways_to_ask(context: Context, method: str, folder: Path) -> dict[str, str]:
+    """Row of the table -> the text appended to its questions.
+
+    Multi-Modal Preference Alignment, section 3.2, asks SteerLM for the highest of every attribute. Its code also asks
+    without the text, and for answers that are short and plain; which of them Table 2 reports is not said.
+    """
+    full = read_conditioning(folder / CONDITIONING)
+    if not full:
+        return {method: ""}
+    ways = {"full": full, "none": "", "brief": _brief(context)}
+    wanted = (context.recipe.evaluate or Evaluate()).conditioning
+    return {NAMES[way].format(method): text for way in wanted if (text := ways[way]) is not None}
+
+
+def _brief(context: Context) -> str | None:
+    """The text with complexity and verbosity at half; None where the rubric scores neither, or is not known."""
+    file = context.path("pairs", "conditioning.json")
+    if not context.has("pairs") or not file.is_file():
+        return None
+    highest = json.loads(file.read_text(encoding="utf-8"))["attributes"]
+    if not highest.keys() & set(WORDY):
+        return None
+    halved = {name: high // 2 if name in WORDY else high for name, high in highest.items()}
+    return conditioning(halved, context.recipe.pairs or Pairs())

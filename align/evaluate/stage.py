@@ -103,8 +103,8 @@ class EvaluateWork:
 
     def _loaded(self, contestant: Contestant, last: _Loaded | None) -> _Loaded:
         """The model of this contestant; one at a time in memory. Adapters of one model share its encoded prompts."""
-        if last and last[0] is contestant:
-            return last
+        if last and (last[0].folder, last[0].adapter) == (contestant.folder, contestant.adapter):
+            return contestant, last[1]
         loaded = contestant.load()
         if last and last[0].folder == contestant.folder:
             loaded = replace(loaded, encoder=last[1].encoder)

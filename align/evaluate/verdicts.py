@@ -61,6 +61,7 @@ def summary(
         "schema": "verdicts/1",
         "margin": margin,
         "models": {c.name: c.sha256 for c in contestants},
+        "asked_with": {c.name: c.conditioning for c in contestants if c.conditioning},
         "suites": [
             {
                 "suite": e.suite.name,

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from align.context import Context
 from align.pairs.account import Account
+from align.pairs.also import Other, made_of, prompt_of, read_also
 from align.pairs.build import conditioning_json
 from align.pairs.card import dataset_card
 from align.pairs.lengths import balanced
@@ -22,7 +24,7 @@ from align.pairs.score import check_settings
 from align.pairs.sets import Maker
 from align.settings import Annotate, Pairs
 from annotate.errors import UserError
-from annotate.records import Annotated, Failure, Record, Rubric, canonical_json
+from annotate.records import Annotated, Failure, Record, Rubric, canonical_json, replace
 from annotate.rubric import load_rubric
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
@@ -33,12 +35,14 @@ class PairsWork:
 
     rows: Sequence[Annotated]
     prompts: Mapping[str, int]
-    """Prompts per source, before sampling and annotation."""
+    """Prompts per source, before sampling and annotation; those of other files too."""
     settings: Pairs
     rubric: Rubric
     seed: int
     needs_pairs: bool
     """Whether `dpo` follows: then no pair at all is an error, told before anything is written."""
+    also: Sequence[Other] = ()
+    """Preferences of other origin."""
 
     @cached_property
     def units(self) -> Sequence[Unit]:
@@ -46,7 +50,10 @@ class PairsWork:
         options = [dataclasses.asdict(self.settings), self.rubric.to_json(), self.seed, dict(self.prompts)]
         for value in (options, self.needs_pairs, *(row.to_json() for row in self.rows)):
             digest.update(canonical_json(value).encode("utf-8"))
-        return (Unit(key=digest.hexdigest(), payload=None, records=len(self.rows)),)
+        for other in self.also:
+            for record in (other,) if isinstance(other, Annotated) else other:
+                digest.update(record.to_line())
+        return (Unit(key=digest.hexdigest(), payload=None, records=len(self.rows) + len(self.also)),)
 
     @cached_property
     def _built(self) -> tuple[dict[str, list[Record]], Account]:
@@ -54,8 +61,8 @@ class PairsWork:
         maker = Maker(settings, seed=self.seed)
         files: dict[str, list[Record]] = {name: [] for name in (*maker.sets, "failures")}
         account = Account(settings, prompts=self.prompts)
-        for row in self.rows:
-            made = maker(row)
+        known = {row.prompt.id for row in self.rows}
+        for made in chain(map(maker, self.rows), made_of(self.also, maker, known)):
             account.add(made)
             for name, rows in made.sets.items():
                 if not isinstance(rows[0], Failure):
@@ -74,12 +81,13 @@ class PairsWork:
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         files, account = self._built
         total = account.total()
+        names = [Path(file).name for file in self.settings.also]  # a card holds no path
         return Compiled(
             files={
                 **{f"{name}.jsonl": records for name, records in files.items()},
                 "conditioning.json": conditioning_json(self.rubric, self.settings),
                 "funnel.json": account.to_json(),
-                "card.md": dataset_card(account.to_json(), account.settings),
+                "card.md": dataset_card(account.to_json(), replace(account.settings, also=tuple(names))),
             },
             units=total["annotated"],
             outputs=total["kept"],
@@ -99,9 +107,13 @@ def work(context: Context) -> PairsWork:
     for name in ("steerlm", "rejection"):
         if context.has(name) and name not in settings.sets:
             raise UserError(f"pairs.sets: {list(settings.sets)} is without {name}, which the stage {name} trains on")
+    asked = context.prompts()
+    also = tuple(read_also(settings.also, asked.root))
+    prompts = (*asked.prompts, *map(prompt_of, also))
     return PairsWork(
         rows=context.records("annotate", "annotated.jsonl", Annotated),
-        prompts=dict(sorted(Counter(prompt.source for prompt in context.prompts().prompts).items())),
+        prompts=dict(sorted(Counter(prompt.source for prompt in prompts).items())),
+        also=also,
         settings=settings,
         rubric=load_rubric(annotate.rubric)[0],
         seed=recipe.seed,

@@ -34,6 +34,17 @@ INKS = {
 }
 """What a figure is drawn with -> what stands in the page. matplotlib knows no CSS variables, hence the stand-ins."""
 _INK = {value[6:-1]: key for key, value in INKS.items()}
+
+
+def ink_of(model: str) -> str:
+    """The colour of a model; one that is asked in another way (`steerlm_brief`) has that of its weights."""
+    return _INK[model.partition("_")[0]]
+
+
+def _strength(model: str) -> float:
+    return 0.5 if "_" in model else 0.85
+
+
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -105,7 +116,7 @@ def _bars(ax: Axes, column: Column, models: Sequence[str], *, labels: bool) -> N
         if cell is None or cell.value is None:
             ax.text(0.01, y, "–" if cell is None else "unreadable", va="center", color=_INK["soft"], fontsize=9)
             continue
-        ax.barh(y, cell.value, height=0.62, color=_INK[model], alpha=0.85)
+        ax.barh(y, cell.value, height=0.62, color=ink_of(model), alpha=_strength(model))
         if cell.low is not None and cell.high is not None:
             ax.plot([cell.low, cell.high], [y, y], color=_INK["ink"], linewidth=1.1, solid_capstyle="butt")
     vlm = column.cells.get("vlm")
@@ -178,7 +189,8 @@ def lengths(table: Table) -> str:
             ]
             shown = [(i, v) for i, v in found if v is not None]
             places = [i - 0.41 + step * (k + 0.5) for i, _ in shown]
-            ax.bar(places, [v for _, v in shown], width=step * 0.9, color=_INK[model], label=MODELS.get(model, model))
+            label, alpha = MODELS.get(model, model), _strength(model)
+            ax.bar(places, [v for _, v in shown], width=step * 0.9, color=ink_of(model), alpha=alpha, label=label)
         ax.set_xticks(range(len(columns)), [c.label for c in columns])
         ax.set_ylabel("words per answer")
         ax.grid(axis="x", visible=False)

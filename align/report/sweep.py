@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from align.report.figures import _INK, _drawn
+from align.report.figures import _INK, _drawn, ink_of
 from align.report.pieces import Cell, document, facts, missing, note, panel, table, text
 from align.report.words import MODELS, SUITES, short
 from align.sweep.grid import short_key, shown
@@ -306,7 +306,7 @@ def _panel(
         kind = kinds.index(others)
         style: Any = _DASHES[kind % len(_DASHES)]
         ax.errorbar(
-            x, y, yerr=[low, high], color=_INK.get(model.split("_")[0], _INK["ink"]), linestyle=style,
+            x, y, yerr=[low, high], color=ink_of(model), linestyle=style,
             marker=_MARKS[kind % len(_MARKS)], markersize=4, elinewidth=1, capsize=2,
             alpha=1.0 if model.split("_")[0] == model else 0.5,
             label=", ".join(filter(None, [MODELS.get(model, model), others])),

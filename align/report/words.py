@@ -13,6 +13,8 @@ MODELS = {
     "vlm": "VLM",
     "sft": "SFT on teacher",
     "steerlm": "SteerLM",
+    "steerlm_unprompted": "SteerLM, unprompted",
+    "steerlm_brief": "SteerLM, brief",
     "rejection": "rejection sampling",
     "dpo": "DPO",
 }

@@ -47,7 +47,8 @@ same prompts have a pair, chosen is a best answer, rejected one that is worse by
   notebooks
 - *pandas, vectorised*: `groupby().idxmax()`, `merge`, filter, `sample` and `drop_duplicates`
 - *pandas, expert*: Arrow's reader on all cores, groups as numbers, no join on texts; nothing is checked by any pandas
-- *times*: seconds of that contestant over seconds of ours with two processes
+- *times*: seconds of that contestant over those of ours with two processes; CPU seconds over those of ours with one,
+  which say how much work it is, whatever else the machine does
 - *memory*: largest sum of resident memory of all its processes; *flat*: over that for {small:,} prompts
 - pandas writes image, prompt and the two texts; we write records with ids, evidence and scores, and account for every
   prompt without a pair
@@ -134,23 +135,25 @@ def contest(source: Path, truth: Truth, repeats: int, loops: int) -> Results:
 def section(title: str, prompts: int, source: Path, results: Results, before: dict[str, float]) -> str:
     """One table; `before`: memory for the small file."""
     seconds = {who: statistics.median(r.seconds for r in runs) for who, runs in results.items()}
+    cpu = {who: statistics.median(r.cpu_seconds for r in runs) for who, runs in results.items()}
     lines = [
         f"## {title}",
         "",
         f"{source.stat().st_size / 1e6:,.0f} MB.",
         "",
-        "| | s (least to most) | completions/s | times | memory, MB | flat |",
-        "|-|-|-|-|-|-|",
+        "| | s (least to most) | completions/s | times | CPU s | times | memory, MB | flat |",
+        "|-|-|-|-|-|-|-|-|",
     ]
     for who, runs in results.items():
         each = [r.seconds for r in runs]
         peak = max(r.peak_mb for r in runs)
         spread = f" ({min(each):.2f} to {max(each):.2f})" if len(each) > 1 else ""
         times = f"{seconds[who] / seconds[TWO]:.2f}" if TWO in seconds else ""
+        cpu_times = f"{cpu[who] / cpu[ONE]:.2f}" if ONE in cpu else ""
         flatness = f"{peak / before[who]:.2f}" if who in before else ""
         lines.append(
-            f"| {who} | {seconds[who]:.2f}{spread} | {world.N * prompts / seconds[who]:,.0f} | {times} | {peak:,.0f} "
-            f"| {flatness} |"
+            f"| {who} | {seconds[who]:.2f}{spread} | {world.N * prompts / seconds[who]:,.0f} | {times} "
+            f"| {cpu[who]:.2f} | {cpu_times} | {peak:,.0f} | {flatness} |"
         )
     for parser in ("json.loads alone", "msgspec alone"):
         if parser in seconds:

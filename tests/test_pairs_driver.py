@@ -205,14 +205,17 @@ def test_faults_of_flat_rows_are_told_with_their_lines(tmp_path):
     texts[3] = texts[3][:-9]
     texts[30] = json.dumps({**rows[30], "coherence": 9})
     texts[31] = json.dumps({**rows[31], "coherence": 9.5})
+    texts[60] = json.dumps({**rows[60], "votes": 2**64})
+    texts[61] = json.dumps({**rows[61], "note": "\ud800"})
     texts[99] = "[]"
     texts[100] = json.dumps({k: v for k, v in rows[100].items() if k != "prompt"})
     path.write_text("\n".join(texts))
     told = faults(path, tmp_path / "out")
-    assert [text.split(": ")[0] for text in told] == [":4", ":31", ":32", ":100", ":101"]
+    assert [text.split(": ")[0] for text in told] == [":4", ":31", ":32", ":61", ":62", ":100", ":101"]
     assert "coherence: 9 is not a whole number from 0 to 4" in told[1]
-    assert told[3] == ":100: expected an object, got list"
-    assert "prompt: missing" in told[4]
+    assert "holds what cannot be kept" in told[3] and "half of a surrogate pair" in told[4]
+    assert told[5] == ":100: expected an object, got list"
+    assert "prompt: missing" in told[6]
 
 
 def test_a_rubric_of_ones_own_is_held_against_the_scores(tmp_path):

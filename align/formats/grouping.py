@@ -35,12 +35,16 @@ BUCKET_BYTES = 8 << 20
 """Of the file, dealt into one bucket: decoded, some five times as much in memory."""
 MOST_BUCKETS = 1024
 _BUFFERED_BYTES = 8 << 20
+_MOST_TOGETHER = 100
 
 
-Entry = tuple[int, str, int, int, Any]
-"""(hash of the key, key, part of the file, number, row); parts count their rows from 1 each."""
+Rows = list[tuple[int, Any]]
+"""Rows that stand together, with their numbers in their part of the file."""
+Entry = tuple[int, str, int, int, msgspec.Raw]
+"""(hash of the key, key, part of the file, number of the first, `Rows`): these are decoded one group at a time."""
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[Entry])
+_ENTRIES = msgspec.msgpack.Decoder(list[Entry])
+_ROWS = msgspec.msgpack.Decoder(Rows)
 _BY_PLACE = itemgetter(0, 1, 2, 3)
 _BY_KEY = itemgetter(1)
 
@@ -58,6 +62,8 @@ class Partition:
         self._held = [bytearray() for _ in range(buckets)]
         self._counts = [0] * buckets
         self._bytes = 0
+        self._together: tuple[str, int, Rows] = "", 0, []
+        """Key, part and rows of those that came last: mostly the rows of a prompt stand together."""
 
     def add(self, part: int, number: int, row: Any, told: Told) -> None:
         """Deal out one row; one that has no key, or cannot be kept, is told."""
@@ -66,24 +72,48 @@ class Partition:
             return
         try:
             key = self.key(row)
-            digest = crc32(key.encode())
-            bucket = digest * self.buckets >> 32  # their order is that of the hashes, however many there are
-            held = self._held[bucket]
-            before = len(held)
-            _ENCODER.encode_into((digest, key, part, number, row), held, before)
         except RecordError as error:
             told(number, error)
             return
+        last, _, rows = self._together
+        if key != last or len(rows) == _MOST_TOGETHER:
+            self._put(told)
+            self._together = key, part, [(number, row)]
+        else:
+            rows.append((number, row))
+
+    def _put(self, told: Told) -> None:
+        key, part, rows = self._together
+        if not rows:
+            return
+        self._together = "", 0, []
+        digest = crc32(key.encode("utf-8", "surrogatepass"))
+        bucket = digest * self.buckets >> 32  # their order is that of the hashes, however many there are
+        held = self._held[bucket]
+        before = len(held)
+        try:
+            _ENCODER.encode_into((digest, key, part, rows[0][0], rows), held, before)
         except (OverflowError, UnicodeEncodeError) as error:  # an integer of more than 64 bits, half a surrogate pair
-            told(number, f"holds what cannot be kept ({error})")
+            del held[before:]
+            if len(rows) == 1:
+                told(rows[0][0], f"holds what cannot be kept ({error})")
+            else:
+                for row in rows:
+                    self._together = key, part, [row]
+                    self._put(told)
             return
         self._counts[bucket] += 1
         self._bytes += len(held) - before
         if self._bytes >= _BUFFERED_BYTES:
-            self.flush()
+            self._write()
 
-    def flush(self) -> None:
-        """Append what is held to the files. Opened anew each time: there may be more buckets than open files."""
+    def flush(self, told: Told) -> None:
+        """Everything into the files."""
+        self._put(told)
+        self._write()
+
+    def _write(self) -> None:
+        # opened anew each time: there may be more buckets than files may be open
         for bucket, held in enumerate(self._held):
             if held:
                 with _file(self.folder, bucket, os.getpid()).open("ab") as stream:
@@ -106,10 +136,12 @@ def groups(folder: Path, bucket: int, first_numbers: Sequence[int]) -> Iterator[
     for file in folder.glob(_file(folder, bucket, "*").name):
         with file.open("rb") as stream:
             while size := int.from_bytes(stream.read(8), "big"):
-                entries += _DECODER.decode(stream.read(size + 5))
+                entries += _ENTRIES.decode(stream.read(size + 5))
     entries.sort(key=_BY_PLACE)
     for _, group in groupby(entries, _BY_KEY):
-        yield [(first_numbers[part] + number, row) for _, _, part, number, row in group]
+        yield [
+            (first_numbers[part] + number, row) for _, _, part, _, rows in group for number, row in _ROWS.decode(rows)
+        ]
 
 
 def records_of(group: Group, form: Format, images: Images, told: Told) -> Sequence[Made]:
@@ -158,5 +190,5 @@ def partition_rows(path: Path, folder: Path, form: Format, told: Told, progress:
             told(placed.number, placed.fault)
         else:
             partition.add(0, placed.number, placed.value, told)
-    partition.flush()
+    partition.flush(told)
     return buckets

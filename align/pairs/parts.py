@@ -99,7 +99,7 @@ def deal_part(job: Job, part: Part) -> Built:
     partition = Partition(job.workspace, job.buckets, key)
     for number, row in _rows(job, part, built):
         partition.add(part.place, number, row, built.told)
-    partition.flush()
+    partition.flush(built.told)
     return built
 
 

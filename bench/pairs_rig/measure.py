@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -20,13 +21,15 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 @dataclass
 class Run:
     seconds: float
+    cpu_seconds: float
+    """User and system, of all its processes: what a busy machine stretches least."""
     peak_mb: float
     """Largest sum of resident memory of the process and its children; what they share is counted for each."""
 
 
 def run(name: str, source: Path, out: Path) -> Run:
     """One contestant in a process of its own."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, str(HERE / "contestants.py"), name, str(source), str(out)])
     peak = 0
     while process.poll() is None:
@@ -35,7 +38,9 @@ def run(name: str, source: Path, out: Path) -> Run:
     seconds = time.perf_counter() - started
     if process.returncode:
         raise SystemExit(f"{name} on {source}: exit {process.returncode}")
-    return Run(seconds, peak * PAGE / 2**20)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return Run(seconds, cpu, peak * PAGE / 2**20)
 
 
 def family(pid: int) -> Iterator[int]:

@@ -122,15 +122,12 @@ def _block(found: Table, model: str) -> list[str]:
 def _trainings(found: Table) -> list[str]:
     """Without an evaluation: how each training ended."""
     stages = dict.fromkeys(stage for row in found["points"] for stage in row["training"])
-    head = [*_keys(found), *(f"{stage} {what}" for stage in stages for what in ("rows", "steps", "last loss"))]
+    head = [*_keys(found), "state", *(f"{stage} {what}" for stage in stages for what in ("rows", "steps", "last loss"))]
     body = []
     for row in found["points"]:
-        if row["state"] == "failed":
-            body.append([*_values(found, row), "failed", *[""] * (3 * len(stages) - 1)][: len(head)])
-            continue
         ends = [row["training"].get(stage, {}) for stage in stages]
         told = [_end(end.get(what)) for end in ends for what in ("rows", "steps", "loss")]
-        body.append([*_values(found, row), *told])
+        body.append([*_values(found, row), row["state"], *told])
     return _aligned([head, *body])
 
 
@@ -172,7 +169,7 @@ def conclusions(found: Table) -> list[str]:
     if not found["select"] and found["models"]:
         said.append("no point is called best: say by which suite in `sweep: {select: SUITE}`")
     held_out = [s["suite"] for s in _suites(found) if s["held_out"]]
-    if found["select"] and held_out:
+    if found["best"] and held_out:
         said.append(f"held out, no choice was made by them: {', '.join(map(_label, held_out))}")
     return said
 

@@ -19,10 +19,10 @@ from tiny_llava import ask_about, save_image, save_tiny_llava
 
 from align.models.load import LoadedModel, load_vlm
 from align.settings import Train
-from align.train.lora_rows import Spoken, TrainRow, spoken
+from align.train.lora_rows import TrainRow, measure_rows, spoken
 from align.train.lora_run import train_lora
 from align.train.preference import Shortcuts, made_by
-from align.train.reference import MadeBy, ReferenceCache, groups_of
+from align.train.reference import Asked, MadeBy, ReferenceCache, asked_of
 from annotate.errors import UserError
 
 HERE = MadeBy(model="m", adapter="", processor="p", template="t", precision="float32", software="s")
@@ -47,16 +47,18 @@ def vlm(folder: Path) -> LoadedModel:
     return load_vlm(folder)
 
 
-def completions(vlm: LoadedModel, rows: Sequence[TrainRow]) -> list[Spoken]:
-    return [spoken(row, text, vlm.encoder) for row in rows for text in row.completions]
+def asked(vlm: LoadedModel, rows: Sequence[TrainRow]) -> list[Asked]:
+    measured, failures = measure_rows(rows, vlm.encoder, limit=None, stage="dpo")
+    assert not failures
+    return asked_of(measured)
 
 
-def counted(scored: list[list[str]]) -> Any:
+def counted(scored: list[list[str]], vlm: LoadedModel) -> Any:
     """A score that is the token's own number, and notes what it was asked."""
 
-    def score(rows: Sequence[Spoken]) -> list[array[float]]:
-        scored.append([f"{row.ids[-2]}" for row in rows])
-        return [array("f", [-float(i) for i in row.after]) for row in rows]
+    def score(batch: Sequence[tuple[TrainRow, str]]) -> list[array[float]]:
+        scored.append([text for _, text in batch])
+        return [array("f", [-float(i) for i in spoken(row, text, vlm.encoder).after]) for row, text in batch]
 
     return score
 
@@ -78,7 +80,7 @@ def test_they_are_what_trl_computes_for_each_batch(tmp_path: Path, root: Path, l
     rows = [row for seed in range(4) for row in draw_rows(root, seed=seed)]
     sums = shortcuts.reference
     assert sums is not None
-    shortcuts.fill(trainer, rows, vlm.encoder, silent)
+    shortcuts.fill(trainer, measure_rows(rows, vlm.encoder, limit=None, stage="dpo")[0], vlm.encoder, silent)
     whole = batch(vlm, rows, sharing=False)
     chosen, rejected = trainer.compute_ref_log_probs(trainer.model, whole)
     ours = batch(vlm, rows, sharing=True, reference=sums)
@@ -172,14 +174,15 @@ def test_nothing_is_computed_twice(vlm: LoadedModel, root: Path, tmp_path: Path)
     rows = [row_of(prompt, root, "a", "b"), row_of(prompt, root, "a", "c"), row_of(prompt, root, "b", "c")]
     scored: list[list[str]] = []
     cache = ReferenceCache(tmp_path, HERE)
-    assert cache.fill(groups_of(completions(vlm, rows)), counted(scored), size=8, progress=silent) == 3
+    assert cache.fill(asked(vlm, rows), counted(scored, vlm), size=8, progress=silent) == 3
     assert [len(batch) for batch in scored] == [3]
     again = ReferenceCache(tmp_path, HERE)
-    assert again.fill(groups_of(completions(vlm, rows)), counted(scored), size=8, progress=silent) == 0
+    assert again.fill(asked(vlm, rows), counted(scored, vlm), size=8, progress=silent) == 0
     more = [*rows, row_of(prompt, root, "a", "d")]
-    assert again.fill(groups_of(completions(vlm, more)), counted(scored), size=8, progress=silent) == 1
-    row = spoken(rows[0], "a", vlm.encoder)
-    assert list(ReferenceCache(tmp_path, HERE).per_token(row)) == [-float(i) for i in row.after]
+    assert again.fill(asked(vlm, more), counted(scored, vlm), size=8, progress=silent) == 1
+    tokens = spoken(rows[0], "a", vlm.encoder).after
+    found = ReferenceCache(tmp_path, HERE).per_token(rows[0], "a", len(tokens))
+    assert list(found) == [-float(i) for i in tokens]
     assert [path.name for path in tmp_path.iterdir()] == [f"{HERE.name}.jsonl"]
 
 
@@ -187,13 +190,13 @@ def test_nothing_is_computed_twice(vlm: LoadedModel, root: Path, tmp_path: Path)
 def test_another_origin_finds_nothing_and_a_file_of_another_origin_is_refused(
     vlm: LoadedModel, root: Path, tmp_path: Path, part: str
 ) -> None:
-    groups = groups_of(completions(vlm, [row_of(ask_about(text="Hi"), root, "a", "b")]))
+    groups = asked(vlm, [row_of(ask_about(text="Hi"), root, "a", "b")])
     kept = ReferenceCache(tmp_path, HERE)
-    kept.fill(groups, counted([]), size=8, progress=silent)
+    kept.fill(groups, counted([], vlm), size=8, progress=silent)
     other = dataclasses.replace(HERE, **{part: "another"})
     scored: list[list[str]] = []
     fresh = ReferenceCache(tmp_path, other)
-    assert fresh.fill(groups, counted(scored), size=8, progress=silent) == 2
+    assert fresh.fill(groups, counted(scored, vlm), size=8, progress=silent) == 2
     assert len(scored) == 1
     fresh.path.unlink()
     kept.path.rename(fresh.path)  # as if copied, or named by hand
@@ -212,12 +215,12 @@ def test_the_real_origin_tells_models_precisions_and_processors_apart(tmp_path: 
     assert made_by(vlm, args).precision == "bfloat16"
 
 
-def test_every_part_of_a_row_counts(vlm: LoadedModel, root: Path, tmp_path: Path) -> None:
+def test_every_part_of_a_row_counts(root: Path, tmp_path: Path) -> None:
     """Question, answer, and the content of the images, whatever their names."""
     cache = ReferenceCache(tmp_path, HERE)
     one, two = save_image(root, "one.png", seed=1), save_image(root, "two.png", seed=2)
     copy = save_image(root, "copy.png", seed=1)
-    asked = [
+    rows = [
         (ask_about(one), "yes"),
         (ask_about(one), "no"),
         (ask_about(two), "yes"),
@@ -226,25 +229,25 @@ def test_every_part_of_a_row_counts(vlm: LoadedModel, root: Path, tmp_path: Path
         (ask_about(one, text="What?"), "yes"),
         (ask_about(), "yes"),
     ]
-    keys = [cache.key(spoken(row_of(p, root, text, ""), text, vlm.encoder)) for p, text in asked]
+    keys = [cache.key(row_of(prompt, root, text, ""), text) for prompt, text in rows]
     assert len(set(keys)) == 7
-    assert cache.key(spoken(row_of(ask_about(copy), root, "yes", ""), "yes", vlm.encoder)) == keys[0]
+    assert cache.key(row_of(ask_about(copy), root, "yes", ""), "yes") == keys[0]
     save_image(root, "one.png", seed=9)  # the same name, another picture
     changed = ReferenceCache(tmp_path, HERE)
-    assert changed.key(spoken(row_of(ask_about(one), root, "yes", ""), "yes", vlm.encoder)) != keys[0]
+    assert changed.key(row_of(ask_about(one), root, "yes", ""), "yes") != keys[0]
 
 
 def test_half_a_line_is_cut_off_and_its_batch_done_again(vlm: LoadedModel, root: Path, tmp_path: Path) -> None:
     rows = [row_of(ask_about(text=f"q{i}"), root, "a", "b") for i in range(4)]
-    groups = groups_of(completions(vlm, rows))
+    groups = asked(vlm, rows)
     cache = ReferenceCache(tmp_path, HERE)
-    cache.fill(groups, counted([]), size=4, progress=silent)
+    cache.fill(groups, counted([], vlm), size=4, progress=silent)
     whole = cache.path.read_bytes()
     cut = whole.rstrip(b"\n").rfind(b"\n") + 40
     cache.path.write_bytes(whole[:cut])
     scored: list[list[str]] = []
     again = ReferenceCache(tmp_path, HERE)
-    assert again.fill(groups, counted(scored), size=4, progress=silent) == 2
+    assert again.fill(groups, counted(scored, vlm), size=4, progress=silent) == 2
     assert [len(batch) for batch in scored] == [4]  # the batch as it was, so that its numbers are the same bytes
     strip = [json.loads(line)["line"] for line in whole.splitlines()]
     assert [json.loads(line)["line"] for line in again.path.read_bytes().splitlines()] == strip
@@ -253,13 +256,13 @@ def test_half_a_line_is_cut_off_and_its_batch_done_again(vlm: LoadedModel, root:
 def test_a_damaged_file_is_refused(vlm: LoadedModel, root: Path, tmp_path: Path) -> None:
     row = row_of(ask_about(text="Hi"), root, "a b c", "b")
     cache = ReferenceCache(tmp_path, HERE)
-    cache.fill(groups_of(completions(vlm, [row])), counted([]), size=8, progress=silent)
+    cache.fill(asked(vlm, [row]), counted([], vlm), size=8, progress=silent)
     lines = cache.path.read_text().splitlines()
     entry = json.loads(lines[1])
     entry["line"] = {key: "AACAvwAAgL8=" for key in entry["line"]}
     cache.path.write_text("\n".join([lines[0], json.dumps(entry), ""]))
-    with pytest.raises(UserError, match=r"2 numbers for \d tokens; delete the file"):
-        ReferenceCache(tmp_path, HERE).per_token(spoken(row, "a b c", vlm.encoder))
+    with pytest.raises(UserError, match=r"2 numbers for 5 tokens; delete the file"):
+        ReferenceCache(tmp_path, HERE).per_token(row, "a b c", 5)
     cache.path.write_text("\n".join([lines[0], json.dumps(entry).replace("gL8=", ""), ""]))
     with pytest.raises(UserError, match=r"damaged .*; delete the file"):
         ReferenceCache(tmp_path, HERE)

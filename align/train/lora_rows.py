@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annotate.errors import UserError
 from annotate.pixels import UnreadableImage
@@ -57,36 +57,70 @@ def rows_sha256(rows: Sequence[TrainRow]) -> str:
     return sha256_of([[row.prompt.id, list(row.completions)] for row in rows])
 
 
+class Size(NamedTuple):
+    """Tokens of a row: of its prompt, image tokens included, and of each of its completions."""
+
+    prompt: int
+    completions: tuple[int, ...]
+
+    @property
+    def shared(self) -> int:
+        """Computed where the completions share the prompt."""
+        return self.prompt + sum(self.completions)
+
+    @property
+    def apart(self) -> int:
+        """Computed where each has a row of its own, padded to the longest."""
+        return len(self.completions) * (self.prompt + max(self.completions))
+
+
 def check_rows(
     rows: Sequence[TrainRow], encoder: Encoder, *, limit: int | None, stage: str
 ) -> tuple[list[TrainRow], list[Failure]]:
     """The rows that can be trained on, and a Failure for each that cannot, in order."""
-    good: list[TrainRow] = []
+    good, failures = measure_rows(rows, encoder, limit=limit, stage=stage)
+    return [row for row, _ in good], failures
+
+
+def measure_rows(
+    rows: Sequence[TrainRow], encoder: Encoder, *, limit: int | None, stage: str
+) -> tuple[list[tuple[TrainRow, Size]], list[Failure]]:
+    """As `check_rows`, with the sizes: every image is opened for it once, and not again before it is trained on."""
+    good: list[tuple[TrainRow, Size]] = []
     failures: list[Failure] = []
     for row in rows:
-        found = _fault(row, encoder, limit)
-        if found is None:
-            good.append(row)
+        found = _measure(row, encoder, limit)
+        if isinstance(found, Size):
+            good.append((row, found))
         else:
             failures.append(Failure(stage=stage, record_id=row.id, reason=found[0], detail=found[1]))
     return good, failures
 
 
-def _fault(row: TrainRow, encoder: Encoder, limit: int | None) -> tuple[Reason, str] | None:
+def _measure(row: TrainRow, encoder: Encoder, limit: int | None) -> Size | tuple[Reason, str]:
+    """The row's size, or what is wrong with it and what to do."""
     if not all(text.strip() for text in row.completions):
-        return Reason.COMPLETION_EMPTY, "a completion has no text to learn from"
+        return Reason.COMPLETION_EMPTY, "a completion has no text to learn from; leave the row out"
     try:
         prompt = encoder.prompt(row.prompt.turns, row.images)
-        longest = max(len(encoder.completion(row.prompt.turns, text)) for text in row.completions)
+        size = Size(len(prompt.ids), tuple(len(encoder.completion(row.prompt.turns, t)) for t in row.completions))
     except UserError as error:
         return Reason.INVALID_INPUT, str(error)
     except UnreadableImage as error:
         return Reason.IMAGE_UNREADABLE, f"an image {error}"
+    except FileNotFoundError:
+        return Reason.IMAGE_UNREADABLE, "an image is missing; is image_root right?"
     except (OSError, ValueError) as error:  # its text may hold a path of this machine
         return Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(error).__name__})"
-    if limit is not None and len(prompt.ids) + longest > limit:
-        return Reason.TOO_LONG, f"{len(prompt.ids)} prompt + {longest} completion tokens; the limit is {limit}"
-    return None
+    if min(size.completions) == 0:
+        return Reason.COMPLETION_EMPTY, "a completion has no tokens to learn from; leave the row out"
+    longest = max(size.completions)
+    if limit is not None and size.prompt + longest > limit:
+        detail = (
+            f"{size.prompt} prompt + {longest} completion tokens; the limit is {limit}: raise max_length or shorten"
+        )
+        return Reason.TOO_LONG, detail
+    return size
 
 
 @dataclass(frozen=True)
@@ -111,8 +145,8 @@ def spoken(row: TrainRow, completion: str, encoder: Encoder) -> Spoken:
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 """From items of `as_dataset` to the trainer's batch."""
 
-Reference = Callable[[Sequence[Spoken]], dict[str, "torch.Tensor"]]
-"""The reference's log-probabilities of the chosen, then of the rejected, as TRL's loss takes them."""
+Reference = Callable[[Sequence[TrainRow], Sequence[Spoken]], dict[str, "torch.Tensor"]]
+"""From the rows, and their chosen and then their rejected as tokens: the reference's log-probabilities for TRL."""
 
 
 def collate_preferences(
@@ -124,7 +158,7 @@ def collate_preferences(
         batch_rows = _rows_of(rows, items)
         sequences = [spoken(row, row.completions[side], encoder) for side in (0, 1) for row in batch_rows]
         batch = batch_of(sequences, encoder, sharing=sharing)
-        return batch | (reference(sequences) if reference is not None else {})
+        return batch | (reference(batch_rows, sequences) if reference is not None else {})
 
     return collate
 

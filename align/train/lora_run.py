@@ -11,21 +11,42 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from align.models.load import LoadedModel, load_vlm
 from align.models.quiet import quiet
 from align.settings import Lora, Train
-from align.train.lora_rows import TrainRow, as_dataset, check_rows, collate_examples, collate_preferences
+from align.train.lora_rows import (
+    Size,
+    TrainRow,
+    as_dataset,
+    collate_examples,
+    collate_preferences,
+    measure_rows,
+)
+from align.train.preflight import (
+    TOLD_FROM,
+    Ahead,
+    Memory,
+    costs,
+    free_memory,
+    look_ahead,
+    memory_needed,
+    rehearse,
+    wants_checkpointing,
+)
 from align.train.trl_fields import OWNED
 from annotate.errors import UserError
 from annotate.records import Failure
 from annotate.stage import Progress
 
 Method = Literal["dpo", "sft"]
+Measured = Sequence[tuple[TrainRow, Size]]
+"""The rows that are trained on, with their tokens."""
 
 OURS = {
     "logging_steps": "every step is logged",
@@ -83,26 +104,30 @@ def train_lora(
     `reference_folder`: where the reference's log-probabilities are kept, unless the settings name a place.
     """
     check_options(settings, stage, method)
-    loaded = load_vlm(model)
-    limit = settings.max_length or loaded.n_positions
-    good, failures = check_rows(rows, loaded.encoder, limit=limit, stage=stage)
-    if not good:
+    with quiet():
+        ahead = look_ahead(model)
+    limit = settings.max_length or ahead.n_positions
+    measured, failures = measure_rows(rows, ahead.encoder, limit=limit, stage=stage)
+    if not measured:
         reasons = ", ".join(sorted({f.reason.value for f in failures})) or "none were built"
         raise UserError(f"{stage}: no row to train on ({reasons})")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
-        import torch
-
         from align.train.trainers import last_whole_checkpoint
 
+        tokens = _tokens(method, settings, measured, ahead)
+        needed = _memory_needed(model, ahead, settings, tokens)
+        args = _training_arguments(method, settings, seed, folder, needed)
+        # what was encoded to be checked is not encoded again
+        loaded = replace(load_vlm(model), tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)
         checkpoint = last_whole_checkpoint(folder)
-        args = _training_arguments(method, settings, seed, folder, on_gpu=torch.cuda.is_available())
+        kept = reference_folder or folder / "reference"
         build = _build_dpo if method == "dpo" else _build_sft
-        trainer, notes = build(loaded, good, settings, args, reference_folder or folder / "reference", progress)
+        trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         adapter = _save_adapter(trainer.model, folder)
     log = _log(trainer.state.log_history)
-    return Trained(log=log, failures=failures, n_rows=len(good), adapter=adapter, notes=notes)
+    return Trained(log=log, failures=failures, n_rows=len(measured), adapter=adapter, notes=notes)
 
 
 def check_options(settings: Train, stage: str, method: Method) -> None:
@@ -120,12 +145,13 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
 
 
 def _build_dpo(
-    loaded: LoadedModel, rows: Sequence[TrainRow], settings: Train, args: Any, folder: Path, progress: Progress
+    loaded: LoadedModel, measured: Measured, tokens: list[int], settings: Train, args: Any, folder: Path, tell: Progress
 ) -> tuple[Any, dict[str, str]]:
     """TRL's DPOTrainer, ready to train, and what the card says of how it computes."""
     from align.train.preference import Shortcuts
     from align.train.trainers import PreferenceTrainer, Watch
 
+    rows = [row for row, _ in measured]
     shortcuts = Shortcuts.of(loaded, settings, args, folder)
     trainer = _build(
         PreferenceTrainer,
@@ -139,17 +165,19 @@ def _build_dpo(
         sharing=shortcuts.sharing,
         has_reference=shortcuts.reference is not None,
     )
-    shortcuts.fill(trainer, rows, loaded.encoder, progress)
+    shortcuts.fill(trainer, measured, loaded.encoder, tell)
+    rehearse(trainer, tokens, [row.id for row in rows])
     kept = None if shortcuts.reference is None else shortcuts.reference.path
-    trainer.add_callback(Watch(progress, check_dpo_start=True, reference=kept))
+    trainer.add_callback(Watch(tell, check_dpo_start=True, reference=kept))
     return trainer, shortcuts.notes
 
 
 def _build_sft(
-    loaded: LoadedModel, rows: Sequence[TrainRow], settings: Train, args: Any, folder: Path, progress: Progress
+    loaded: LoadedModel, measured: Measured, tokens: list[int], settings: Train, args: Any, folder: Path, tell: Progress
 ) -> tuple[Any, dict[str, str]]:
     from align.train.trainers import ExampleTrainer, Watch
 
+    rows = [row for row, _ in measured]
     trainer = _build(
         ExampleTrainer,
         loaded,
@@ -158,7 +186,8 @@ def _build_sft(
         train_dataset=as_dataset(rows),
         data_collator=collate_examples(rows, loaded.encoder),
     )
-    trainer.add_callback(Watch(progress, check_dpo_start=False))
+    rehearse(trainer, tokens, [row.id for row in rows])
+    trainer.add_callback(Watch(tell, check_dpo_start=False))
     return trainer, {}
 
 
@@ -185,13 +214,35 @@ def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: An
     return trainer
 
 
-def _training_arguments(method: Method, settings: Train, seed: int, folder: Path, *, on_gpu: bool) -> Any:
+def _tokens(method: Method, settings: Train, measured: Measured, ahead: Ahead) -> list[int]:
+    """What is computed for each item of the dataset."""
+    from align.train.packing import FAMILIES
+
+    shares = method == "dpo" and settings.sharing == "auto" and ahead.config.model_type in FAMILIES
+    return costs(measured, by_prompt=settings.batch_by == "prompts", sharing=shares)
+
+
+def _memory_needed(model: Path, ahead: Ahead, settings: Train, tokens: Sequence[int]) -> Memory:
+    import torch
+
+    batch_size = settings.trl.get("per_device_train_batch_size", 8)
+    itemsize = 2 if torch.cuda.is_available() else 4
+    return memory_needed(model, ahead.config, settings, tokens, batch_size=batch_size, itemsize=itemsize)
+
+
+def _training_arguments(method: Method, settings: Train, seed: int, folder: Path, needed: Memory) -> Any:
     """TRL's configuration: its own defaults, ours for the machine at hand, then the recipe's, then what must be."""
+    import torch
     from trl import DPOConfig, SFTConfig
 
-    machine: dict[str, Any] = {"seed": seed, "bf16": on_gpu, "gradient_checkpointing": on_gpu}
-    if not on_gpu:
-        machine |= {"use_cpu": True, "dataloader_pin_memory": False}
+    on_gpu = torch.cuda.is_available()
+    machine: dict[str, Any] = {"seed": seed, "bf16": on_gpu}
+    # images are decoded beside the GPU, not before it
+    machine |= {"dataloader_num_workers": 4} if on_gpu else {"use_cpu": True, "dataloader_pin_memory": False}
+    machine["gradient_checkpointing"] = wants_checkpointing(needed, free_memory(on_gpu=on_gpu))
+    chosen = {**machine, **settings.trl}
+    if needed.total(checkpointing=False) >= TOLD_FROM:
+        print(f"memory: {needed.told(checkpointing=chosen['gradient_checkpointing'])}", file=sys.stderr, flush=True)
     fixed: dict[str, Any] = {
         "output_dir": str(folder),
         "max_length": None,  # rows that are too long were refused before; none is cut
@@ -207,7 +258,7 @@ def _training_arguments(method: Method, settings: Train, seed: int, folder: Path
     }
     config_class = {"dpo": DPOConfig, "sft": SFTConfig}[method]
     try:
-        return config_class(**{**machine, **settings.trl, **fixed})
+        return config_class(**{**chosen, **fixed})
     except (TypeError, ValueError) as error:
         raise UserError(f"trl options are not accepted by {config_class.__name__}: {error}") from error
 

@@ -23,9 +23,9 @@ from align.models.digest import TEMPLATE_SHA256
 from align.models.encode import Encoder
 from align.models.load import LoadedModel
 from align.settings import Train
-from align.train.lora_rows import Spoken, TrainRow, batch_of, spoken
+from align.train.lora_rows import Size, Spoken, TrainRow, batch_of, spoken
 from align.train.packing import why_not_shared
-from align.train.reference import MadeBy, ReferenceCache, groups_of
+from align.train.reference import MadeBy, ReferenceCache, asked_of
 from align.train.trainers import score
 from annotate.errors import UserError
 from annotate.records import sha256_of
@@ -73,14 +73,14 @@ class Shortcuts:
             else "computed once, before the first step",
         }
 
-    def fill(self, trainer: Any, rows: Sequence[TrainRow], encoder: Encoder, progress: Progress) -> None:
+    def fill(self, trainer: Any, rows: Sequence[tuple[TrainRow, Size]], encoder: Encoder, progress: Progress) -> None:
         """Compute the reference's log-probabilities that are not known yet."""
         if self.reference is None:
             return
 
-        def scored(batch: Sequence[Spoken]) -> list[array[float]]:
+        def scored(batch: Sequence[tuple[TrainRow, str]]) -> list[array[float]]:
             try:
-                return _score(trainer, batch, encoder, sharing=self.sharing)
+                return _score(trainer, [spoken(row, text, encoder) for row, text in batch], encoder, self.sharing)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise UserError("not even one completion of the reference fits into this GPU's memory") from None
@@ -88,9 +88,8 @@ class Shortcuts:
             half = len(batch) // 2
             return scored(batch[:half]) + scored(batch[half:])
 
-        groups = groups_of([spoken(row, text, encoder) for row in rows for text in row.completions])
         size = LARGER * 2 * trainer.args.per_device_train_batch_size
-        self.reference.fill(groups, scored, size=size, progress=progress)
+        self.reference.fill(asked_of(rows), scored, size=size, progress=progress)
 
 
 def made_by(loaded: LoadedModel, args: Any) -> MadeBy:
@@ -113,7 +112,7 @@ def _why_live(args: Any) -> str:
     return ""
 
 
-def _score(trainer: Any, rows: Sequence[Spoken], encoder: Encoder, *, sharing: bool) -> list[array[float]]:
+def _score(trainer: Any, rows: Sequence[Spoken], encoder: Encoder, sharing: bool) -> list[array[float]]:
     log_probs = score(trainer, batch_of(rows, encoder, sharing=sharing))
     starts = [len(row.prompt.ids) - 1 for row in rows]
     return [

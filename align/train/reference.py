@@ -5,10 +5,10 @@ r"""The reference's log-probabilities, computed once: per completion, one number
     {"key":"made by","seconds":0.0,"line":{"model":"5c…","processor":"77…","template":"02…","precision":"float32",…}}
     {"key":"91ab…","seconds":0.41,"line":{"fe12…":"AACAvw…","0c77…":"…"}}    a prompt's completions, float32 in base64
 
-A file is named by what made its numbers and says so in its first line; a completion by the tokens of its prompt, the
-content of its images and its own tokens. So a number is found again by every run that would compute the same, and by
-no other: other epochs, learning rates and betas, another `n` of the same prompts. Numbers per token serve every loss
-of TRL, `ld_alpha` included, whose sums depend on the pair that a completion is in.
+A file is named by what made its numbers and says so in its first line; a completion by the turns of its prompt, the
+content of its images and its text. So a number is found again by every run that would compute the same, and by no
+other: other epochs, learning rates and betas, more pairs of the same prompts. Numbers per token serve every loss of
+TRL, `ld_alpha` included, whose sums depend on the pair that a completion is in.
 
 The file is a journal: a kill leaves at most half a line at its end, which is cut off, and its batch is done again.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.digest import file_sha256
-from align.train.lora_rows import Spoken
+from align.train.lora_rows import Size, Spoken, TrainRow
 from annotate.errors import UserError
 from annotate.journal import Journal, read_journal
 from annotate.records import sha256_of
@@ -58,7 +58,17 @@ class MadeBy:
         return sha256_of(asdict(self))[:16]
 
 
-Score = Callable[[Sequence[Spoken]], "list[array[float]]"]
+@dataclass(frozen=True)
+class Asked:
+    """A prompt and its completions, each once. Nothing is read or encoded before its turn has come."""
+
+    row: TrainRow
+    """Any row of the prompt."""
+    texts: tuple[str, ...]
+    tokens: int
+
+
+Score = Callable[[Sequence[tuple[TrainRow, str]]], "list[array[float]]"]
 """The reference's log-probability of every token of each completion."""
 
 
@@ -100,20 +110,21 @@ class ReferenceCache:
         except ValueError as error:
             raise UserError(f"{self.path}: damaged ({error}); delete the file, it is computed anew") from None
 
-    def key(self, row: Spoken) -> str:
+    def key(self, row: TrainRow, text: str) -> str:
         for path in row.images:
             if path not in self._images:
                 self._images[path] = file_sha256(path)
-        return sha256_of([row.prompt.ids, [self._images[path] for path in row.images], row.after])
+        turns = [[turn.role, turn.text] for turn in row.prompt.turns]
+        return sha256_of([turns, [self._images[path] for path in row.images], text])
 
-    def fill(self, groups: Sequence[Sequence[Spoken]], score: Score, *, size: int, progress: Progress) -> int:
-        """Compute what is missing of the groups, each the completions of one prompt; returns how many were.
+    def fill(self, asked: Sequence[Asked], score: Score, *, size: int, progress: Progress) -> int:
+        """Compute what is missing; returns how many completions that was.
 
-        Batches are made of all groups, whatever is known already, of up to `size` completions: so the numbers of a
-        completion do not depend on when the run was killed. The longest come first, since they need most memory.
+        Batches are made of all that is asked, whatever is known already, of up to `size` completions: so the numbers
+        of a completion do not depend on when the run was killed.
         """
-        batches = _batches(groups, size)
-        missing = [b for b in batches if any(self.key(row) not in self._known for group in b for row in group)]
+        batches = _batches([[(one.row, text, self.key(one.row, text)) for text in one.texts] for one in asked], size)
+        missing = [batch for batch in batches if any(key not in self._known for one in batch for *_, key in one)]
         if not missing:
             return 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,30 +134,27 @@ class ReferenceCache:
             if not journal.lines:
                 journal.append(HEAD, asdict(self._made_by))
             for n, batch in enumerate(missing):
-                rows = [row for group in batch for row in group]
-                scored = dict(zip(map(self.key, rows), score(rows), strict=True))
-                for group in batch:
-                    line = {
-                        key: base64.b64encode(scored[key].tobytes()).decode("ascii")
-                        for key in map(self.key, group)
-                        if key not in self._known
-                    }
-                    if line:
+                scored = iter(score([(row, text) for one in batch for row, text, _ in one]))
+                for one in batch:
+                    found = {key: next(scored) for *_, key in one}
+                    new = {key: values for key, values in found.items() if key not in self._known}
+                    if new:
+                        line = {key: base64.b64encode(values.tobytes()).decode("ascii") for key, values in new.items()}
                         journal.append(sha256_of(sorted(line)), line)
-                        self._learn(line)
-                        n_new += len(line)
+                        self._known |= new
+                        n_new += len(new)
                 if time.monotonic() - told >= TELL_SECONDS:
                     told = time.monotonic()
                     progress(n + 1, len(missing), "log-probabilities of the reference")
         return n_new
 
-    def per_token(self, row: Spoken) -> array[float]:
-        found = self._known[self.key(row)]
-        if len(found) != len(row.after):
-            raise UserError(f"{self.path}: {len(found)} numbers for {len(row.after)} tokens; delete the file")
+    def per_token(self, row: TrainRow, text: str, n_tokens: int) -> array[float]:
+        found = self._known[self.key(row, text)]
+        if len(found) != n_tokens:
+            raise UserError(f"{self.path}: {len(found)} numbers for {n_tokens} tokens; delete the file")
         return found
 
-    def __call__(self, sequences: Sequence[Spoken]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[TrainRow], sequences: Sequence[Spoken]) -> dict[str, torch.Tensor]:
         """What TRL's `compute_ref_log_probs` gives for a batch: the chosen of all rows, then the rejected."""
         import torch
 
@@ -154,9 +162,10 @@ class ReferenceCache:
         width = max(len(row.ids) for row in sequences) - 1
         per_token, shared = torch.zeros(len(sequences), width), torch.zeros(len(sequences), width, dtype=torch.bool)
         half = len(sequences) // 2
-        for n, row in enumerate(sequences):
-            start, length = len(row.prompt.ids) - 1, len(row.after)
-            per_token[n, start : start + length] = torch.tensor(self.per_token(row))
+        for n, said in enumerate(sequences):
+            start, length = len(said.prompt.ids) - 1, len(said.after)
+            row, side = rows[n % half], n // half
+            per_token[n, start : start + length] = torch.tensor(self.per_token(row, row.completions[side], length))
             shared[n, start : start + min(length, len(sequences[n - half].after))] = True
         sums = per_token.sum(dim=1)
         if self._ld_alpha is not None:
@@ -165,18 +174,19 @@ class ReferenceCache:
         return {"ref_chosen_logps": sums[:half], "ref_rejected_logps": sums[half:]}
 
 
-def groups_of(sequences: Sequence[Spoken]) -> list[list[Spoken]]:
-    """Each prompt with its completions, every one once; the longest first."""
-    groups: dict[Any, dict[tuple[int, ...], Spoken]] = {}
-    for row in sequences:
-        groups.setdefault((tuple(row.prompt.ids), row.images), {}).setdefault(tuple(row.after), row)
-    found = [list(group.values()) for group in groups.values()]
-    return sorted(found, key=lambda group: -sum(len(row.after) for row in group) - len(group[0].prompt.ids))
+def asked_of(rows: Sequence[tuple[TrainRow, Size]]) -> list[Asked]:
+    """Each prompt with its completions, every one once; the longest first, since they need most memory."""
+    groups: dict[Any, tuple[TrainRow, int, dict[str, int]]] = {}
+    for row, size in rows:
+        texts = groups.setdefault((row.prompt.id, row.images), (row, size.prompt, {}))[2]
+        texts.update(zip(row.completions, size.completions, strict=True))
+    found = [Asked(row, tuple(texts), prompt + sum(texts.values())) for row, prompt, texts in groups.values()]
+    return sorted(found, key=lambda one: -one.tokens)
 
 
-def _batches(groups: Sequence[Sequence[Spoken]], size: int) -> list[list[Sequence[Spoken]]]:
+def _batches(groups: Sequence[list[Any]], size: int) -> list[list[list[Any]]]:
     """Groups in a row, of up to `size` completions, but at least one group."""
-    batches: list[list[Sequence[Spoken]]] = []
+    batches: list[list[list[Any]]] = []
     held = 0
     for group in groups:
         if not batches or held + len(group) > size:

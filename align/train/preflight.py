@@ -1,0 +1,205 @@
+"""Before the first step: what the rows are, what memory they need, and whether the longest of them fit.
+
+    ahead = look_ahead(folder)                                  # processor and configuration, no weights
+    needs = memory_needed(folder, ahead.config, settings, ...)  # "about 17.9 GB: weights 14.1 GB, adapter and …"
+    rehearse(trainer, tokens, ids)                              # one pass over the longest batch, nothing learnt
+
+Rows are checked by `align.train.lora_rows.measure_rows`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from align.models.encode import Encoder
+from align.models.load import check_folder
+from align.settings import Train
+from align.train.lora_rows import Size, TrainRow
+from align.train.reference import asked_of
+from annotate.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT_PER_TOKEN = 20.8
+"""Numbers kept for the backward per token, layer and unit of width: a Llama layer with adapters on all projections."""
+ADAPTER_BYTES = 16
+"""Per trained number, in float32: itself, its gradient, and Adam's two."""
+HEADROOM = 0.9
+"""Share of the free memory that an estimate may fill."""
+TOLD_FROM = 10**9
+"""Bytes; smaller trainings need no telling."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A model without its weights."""
+
+    config: Any
+    processor: Any
+    encoder: Encoder
+
+    @property
+    def n_positions(self) -> int | None:
+        """The longest sequence the language model was built for, where its configuration says."""
+        limit: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+
+def look_ahead(folder: Path) -> Ahead:
+    """What the folder says of its model: seconds, where the weights would take minutes."""
+    check_folder(folder)
+    from transformers import AutoConfig, AutoProcessor
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{folder}: its processor cannot be loaded ({str(error).splitlines()[0]})") from error
+    if not hasattr(processor, "image_processor"):
+        raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
+    if processor.tokenizer.pad_token_id is None:
+        processor.tokenizer.pad_token = processor.tokenizer.unk_token or processor.tokenizer.eos_token
+    return Ahead(config, processor, Encoder(processor.tokenizer, processor))
+
+
+# ------------------------------------------------------------------------------------------------------------ memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that a training needs at its longest batch, by rule of thumb."""
+
+    weights: int
+    adapter: int
+    """With its gradients and the optimizer's two numbers each."""
+    kept: int
+    """Activations for the backward pass, all of them."""
+    kept_checkpointed: int
+    """The same with gradient checkpointing: the input of every layer, and one layer whole."""
+
+    def total(self, *, checkpointing: bool) -> int:
+        return self.weights + self.adapter + (self.kept_checkpointed if checkpointing else self.kept)
+
+    def told(self, *, checkpointing: bool) -> str:
+        kept = self.kept_checkpointed if checkpointing else self.kept
+        how = ", gradient checkpointing" if checkpointing else ""
+        return (
+            f"about {_gb(self.total(checkpointing=checkpointing))}: weights {_gb(self.weights)}, adapter and optimizer "
+            f"{_gb(self.adapter)}, activations of the longest batch {_gb(kept)}{how}"
+        )
+
+
+def costs(measured: Sequence[tuple[TrainRow, Size]], *, by_prompt: bool, sharing: bool) -> list[int]:
+    """Tokens that are computed for each item of `as_dataset(rows, by_prompt=by_prompt)`."""
+    if not by_prompt:
+        return [size.shared if sharing else size.apart for _, size in measured]
+    prompts: dict[str, list[tuple[TrainRow, Size]]] = {}
+    for row, size in measured:
+        prompts.setdefault(row.prompt.id, []).append((row, size))
+    if not sharing:
+        return [sum(size.apart for _, size in members) for members in prompts.values()]
+    return [one.tokens for members in prompts.values() for one in asked_of(members)]
+
+
+def memory_needed(
+    folder: Path, config: Any, settings: Train, tokens: Sequence[int], *, batch_size: int, itemsize: int
+) -> Memory:
+    """From the shapes in the weights' headers and the tokens of each item.
+
+    `itemsize`: bytes of a number while computing.
+    """
+    text = config.get_text_config()
+    tensors = list(_tensors(folder))
+    target = re.compile(settings.lora.target)
+    adapted = [shape for name, shape in tensors if len(shape) == 2 and target.fullmatch(name.removesuffix(".weight"))]
+    longest = max(tokens) * min(batch_size, len(tokens))  # rows are padded to the longest of the batch
+    layer = int(KEPT_PER_TOKEN * text.hidden_size * longest * itemsize)
+    return Memory(
+        weights=sum(prod(shape) for _, shape in tensors) * itemsize,
+        adapter=sum(settings.lora.r * sum(shape) for shape in adapted) * ADAPTER_BYTES,
+        kept=layer * text.num_hidden_layers,
+        kept_checkpointed=text.hidden_size * longest * itemsize * text.num_hidden_layers + layer,
+    )
+
+
+def wants_checkpointing(needed: Memory, free: int | None) -> bool:
+    """Whether gradient checkpointing is worth its second forward pass: only where the activations do not fit."""
+    return free is not None and needed.total(checkpointing=False) > HEADROOM * free
+
+
+def free_memory(*, on_gpu: bool) -> int | None:
+    """Bytes of the device that are free now; None where the system does not tell."""
+    if on_gpu:
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every tensor, from the heads of the safetensors files."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            head = json.loads(stream.read(length))
+        for name, entry in head.items():
+            if name != "__metadata__":
+                yield name, entry["shape"]
+
+
+def _gb(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= TOLD_FROM / 10 else f"{n / 1e6:.1f} MB"
+
+
+# --------------------------------------------------------------------------------------------------------- rehearsal
+
+
+def rehearse(trainer: Any, tokens: Sequence[int], ids: Sequence[str]) -> None:
+    """Forward and backward of the longest batch, so that memory ends in the first minute or not at all.
+
+    `tokens`: of each item of the trainer's dataset; `ids`: of the rows. Nothing is learnt: no optimizer, no random
+    number and no measure is touched.
+    """
+    import torch
+
+    args, model = trainer.args, trainer.model
+    if args.fsdp or args.deepspeed:
+        return  # the model is not spread yet
+    items = sorted(range(len(tokens)), key=lambda i: -tokens[i])[: args.per_device_train_batch_size]
+    was_training = model.training
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in items]))
+            model.train()
+            if args.gradient_checkpointing:
+                model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+            with trainer.accelerator.autocast():
+                loss: torch.Tensor = trainer.compute_loss(model, inputs)
+            loss.backward()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            numbers = [trainer.train_dataset[i]["row"] for i in items[:3]]
+            named = [ids[number if isinstance(number, int) else number[0]] for number in numbers]
+            raise UserError(
+                f"the longest batch does not fit into memory (rows {', '.join(named)}); lower "
+                "trl.per_device_train_batch_size, set trl.gradient_checkpointing: true, or lower max_length"
+            ) from None
+        finally:
+            model.zero_grad(set_to_none=True)
+            model.train(was_training)
+    trainer._metrics["train"].clear()
+    trainer._total_train_tokens = 0

@@ -101,7 +101,22 @@ class Sample:
     top_p: float = option(1.0, "nucleus; 1 is off", above=0, high=1)
     max_new_tokens: int = option(1024, "limit of each completion", low=1)
     batch_size: int = option(8, "prompts per batch; batches are fixed in the plan", low=1)
-    engine: Literal["transformers"] = option("transformers", "who generates")
+    batch_tokens: int | None = option(
+        None, "tokens of a batch, prompts and all they may be answered with, at most, roughly", low=1
+    )
+    engine: Literal["transformers", "vllm"] = option("transformers", "who generates; see docs/engines.md")
+    logprobs: bool = option(
+        False,
+        "keep log-probabilities in logprobs.jsonl: where the sampled model is the reference of DPO it need not be run",
+    )
+    workers: int | None = option(
+        None, "models at once; where nothing is said one per GPU, or one", operational=True, low=1
+    )
+    gpus_per_worker: int = option(1, "GPUs that one model is split over (vllm)", operational=True, low=1)
+    spread: Literal["processes", "ray"] = option(
+        "processes", "where the workers are: on this machine, or wherever Ray has room", operational=True
+    )
+    ray_address: str = option("", "of a running cluster; empty: Ray is started on this machine", operational=True)
 
 
 @dataclass(frozen=True, kw_only=True)

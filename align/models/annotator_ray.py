@@ -19,22 +19,16 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from align.models.annotator import FoundModel, check_libraries, decides, judge_settings
 from align.models.gather import Gather
 from align.models.judge import Say
-from align.models.ray_job import Fleet, answers
+from align.models.ray_job import Fleet, JobProcess, JudgeWorker, answers
 from annotate.errors import UserError
 from annotate.protocol import Outcome, Reply, Request, Traits
-
-_PACKAGES = Path(__file__).resolve().parents[2]
 
 
 class RayAnnotator:
@@ -88,26 +82,27 @@ class RayAnnotator:
         self.alone: set[str] = set()
         """Requests, by hash, of batches whose workers died of them: each is asked by itself, with nobody to harm."""
         self._gather = Gather(self._serve, most=rows_per_job, quiet_ms=quiet_ms)
-        self._log = Path(os.devnull)
-        self.job: subprocess.Popen[bytes] | None = None
+        self._process = JobProcess(self.fleet, JudgeWorker, self.settings, Path(os.devnull))
+
+    @property
+    def job(self) -> subprocess.Popen[bytes] | None:
         """The process that talks to Ray."""
-        self._connection: Connection | None = None
+        return self._process.process
 
     def check(self) -> None:
         check_libraries("local_ray", self.settings, ray="ray", pyarrow="ray")
         self.found.check()
 
     async def open(self, workspace: Path) -> None:
-        self._log = workspace / "ray.log"
-        await self._gather.in_thread(self._connected)
+        self._process.log = workspace / "ray.log"
+        await self._gather.in_thread(self._process.connection)
 
     async def close(self) -> None:
         """Ends the job, and Ray with it."""
         self._gather.stopped.set()
-        if self.job is not None:
-            self.job.terminate()  # once: the second time would break off Ray's own farewell
+        self._process.terminate()
         await self._gather.close()
-        await asyncio.to_thread(self._end)
+        await asyncio.to_thread(self._process.end)
 
     async def reply(self, request: Request) -> Reply:
         return await self._gather.reply(request)
@@ -117,7 +112,7 @@ class RayAnnotator:
     def _serve(self, requests: Sequence[Request], say: Say) -> None:
         """One job: all these requests, each answered as soon as its batch is done."""
         batches = [[(i, requests[i]) for i in batch] for batch in self.batches(requests)]
-        for worker, replies in answers(self._connected(), batches):
+        for worker, replies in answers(self._process.connection(), batches):
             self.answered_by[worker] += 1
             for i, reply in replies:
                 if reply.outcome is Outcome.TRANSIENT:
@@ -132,43 +127,6 @@ class RayAnnotator:
         share = -(-len(others) // self.fleet.workers)  # where there are few, each worker gets some
         size = max(1, min(self.settings.batch_size, share))
         return [others[k : k + size] for k in range(0, len(others), size)] + [[i] for i in alone]
-
-    def _connected(self) -> Connection:
-        """The connection to the job's process, which is started where it does not run. Raises `UserError`."""
-        if self.job is not None and self._connection is not None and self.job.poll() is None:
-            return self._connection
-        self._end()
-        self._connection, theirs = Pipe()
-        paths = [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]
-        with self._log.open("ab") as log:
-            self.job = subprocess.Popen(
-                [sys.executable, "-m", "align.models.ray_job", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-                start_new_session=True,  # Ctrl-C is for us; we end it
-            )
-        theirs.close()
-        try:
-            self._connection.send((self.fleet, self.settings))
-            kind, text = self._connection.recv()
-        except (EOFError, OSError):
-            kind, text = "fault", f"Ray ended before it had started; see {self._log}"
-        if kind == "fault":
-            raise UserError(text)
-        return self._connection
-
-    def _end(self) -> None:
-        """Let go of the job's process, which has ended or been told to, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-        if self.job is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.job.wait(30)
-            self.job.kill()
-            self.job.wait()
-        self.job = self._connection = None
 
 
 def by_length(requests: Sequence[Request]) -> list[int]:

@@ -1,10 +1,11 @@
-"""The Ray Data job behind `local_ray`, in a process of its own: Ray ends a process that it loses touch with.
+"""A Ray Data job, in a process of its own: Ray ends a process that it loses touch with.
 
-    python -m align.models.ray_job FD        FD: a connection to the annotator, which says all the rest
+    job = JobProcess(fleet, JudgeWorker, settings, log)
+    for worker, replies in answers(job.connection(), batches): ...
 
-In: `Fleet` and `JudgeSettings`, then, over and over, the number of batches and each batch as numbered requests. Out:
-`("ready", "")`, and per batch `("replies", worker, [(i, reply), …])` as it is done, `("over",)` at the end of each job;
-or `("fault", text)` where there can be none.
+What runs is `python -m align.models.ray_job FD`, with FD a connection to us. In: the `Fleet`, the class of worker and
+what it is made from, then, over and over, the number of batches and each batch. Out: `("ready", "")`, and per batch
+`("replies", worker, …)` as it is done, `("over",)` at the end of a job; or `("fault", text)` where there can be none.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from align.models.judge import JudgeSettings
@@ -32,6 +37,10 @@ MOST_STARTS = 2
 
 Batch = list[tuple[int, Request]]
 Replies = list[tuple[int, Reply]]
+WorkerClass = type[Any]
+"""Made from its settings and `Starts.begin`; called with rows of pickled batches, see `JudgeWorker`."""
+
+_PACKAGES = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +69,7 @@ def main(connection: Connection) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    fleet, settings = connection.recv()
+    fleet, worker, settings = connection.recv()
     try:
         start(fleet)
     except UserError as error:
@@ -71,10 +80,10 @@ def _serve(connection: Connection) -> None:
     while True:
         try:
             n = connection.recv()
-            batches: list[Batch] = [connection.recv() for _ in range(n)]
+            batches = [connection.recv() for _ in range(n)]
         except EOFError:
             return None
-        run(fleet, settings, batches, connection)
+        run(fleet, worker, settings, batches, connection)
         connection.send(("over",))
 
 
@@ -112,11 +121,11 @@ def check_room(fleet: Fleet, resources: Mapping[str, float]) -> None:
         if needed > have:
             raise UserError(
                 f"{fleet.workers} workers with {each:g} {what}s each need {needed:g}, and this machine has {have:g}; "
-                "set options.workers"
+                "ask for fewer workers"
             )
 
 
-def run(fleet: Fleet, settings: JudgeSettings, batches: Sequence[Batch], connection: Connection) -> None:
+def run(fleet: Fleet, worker: WorkerClass, settings: Any, batches: Sequence[Any], connection: Connection) -> None:
     """One job; a row of Ray's is a batch. A batch may be lost: then nothing is sent of it."""
     import ray.data
     import ray.exceptions
@@ -125,7 +134,7 @@ def run(fleet: Fleet, settings: JudgeSettings, batches: Sequence[Batch], connect
     answered = ray.data.from_items(
         [{"batch": pickle.dumps(batch)} for batch in batches], override_num_blocks=len(batches)
     ).map_batches(
-        JudgeWorker,
+        worker,
         fn_constructor_args=(settings, partial(_begin, starts)),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(fleet.workers, len(batches))),
@@ -190,11 +199,61 @@ class JudgeWorker:
         ]
 
 
-def answers(connection: Connection, batches: Sequence[Batch]) -> Iterator[tuple[str, Replies]]:
-    """The annotator's side: send the batches of one job, get (worker, replies) as they are done.
+class JobProcess:
+    """Our side of the job: its process is started when it is first needed, and again where it has ended."""
 
-    Ends early where the process ends. Raises `UserError` for a fault.
-    """
+    def __init__(self, fleet: Fleet, worker: WorkerClass, settings: Any, log: Path) -> None:
+        """What Ray has to say goes to `log`."""
+        self._first = (fleet, worker, settings)
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def connection(self) -> Connection:
+        """To the process, which is started where it does not run. Raises `UserError`."""
+        if self.process is not None and self._connection is not None and self.process.poll() is None:
+            return self._connection
+        self.end()
+        self._connection, theirs = Pipe()
+        paths = [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "align.models.ray_job", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                start_new_session=True,  # Ctrl-C is for us; we end it
+            )
+        theirs.close()
+        try:
+            self._connection.send(self._first)
+            kind, text = self._connection.recv()
+        except (EOFError, OSError):
+            kind, text = "fault", f"Ray ended before it had started; see {self.log}"
+        if kind == "fault":
+            raise UserError(text)
+        return self._connection
+
+    def terminate(self) -> None:
+        """Tell it to end, once: the second time would break off Ray's own farewell."""
+        if self.process is not None:
+            self.process.terminate()
+
+    def end(self) -> None:
+        """Let go of the process, which has ended or been told to, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+        if self.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(30)
+            self.process.kill()
+            self.process.wait()
+        self.process = self._connection = None
+
+
+def answers(connection: Connection, batches: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Send the batches of one job, get (worker, replies) as they are done; ends early where the process ends."""
     try:
         connection.send(len(batches))
         for batch in batches:

@@ -33,34 +33,34 @@ class InPlaceLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new columns, and return all there are. The room is made by `rearrange`, not here."""
-        begin, new = self.get_seq_length(), key_states.shape[2]
+        begin, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
         if self._buffers is None:
             self.lazy_initialization(key_states, value_states)
             self._buffers = (_with_room(key_states, self.room), _with_room(value_states, self.room))
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, begin : begin + new] = states
-        self._show(begin + new)
-        return self.keys, self.values
+            buffer[:, :, begin:end] = states
+        return self._show(end)
 
     def rearrange(self, index_BHC: torch.Tensor, room: int) -> None:
         """Keep what `index_BHC` names, by its place in the buffers laid out flat, with so much room after it."""
         assert self._buffers is not None
         keys, values = self._buffers
-        # one after the other, so that at most one buffer is held twice
-        self._buffers = self.keys = self.values = None  # type: ignore[assignment]
+        del self._buffers, self.keys, self.values  # so that no more than one buffer is held twice
         keys = _gathered(keys, index_BHC, room)
         self._buffers = (keys, _gathered(values, index_BHC, room))
         self._show(index_BHC.shape[2])
 
-    def _show(self, used: int) -> None:
+    def _show(self, used: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._buffers is not None
-        self.keys, self.values = (buffer[:, :, :used] for buffer in self._buffers)
+        keys, values = (buffer[:, :, :used] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 class InPlaceCache(Cache):
     """All layers of a model; what `past_key_values` wants."""
 
-    layers: list[InPlaceLayer]  # type: ignore[assignment]
+    layers: list[InPlaceLayer]
 
     def __init__(self, n_layers: int, room: int) -> None:
         super().__init__(layers=[InPlaceLayer(room) for _ in range(n_layers)])

@@ -5,13 +5,13 @@
     score(loaded, asks, [["yes", "no"], …])  -> log-probability of each option as the whole answer
 
 Token t of completion k of a prompt is drawn from a generator of its own, seeded by (seed, key, k): what a prompt gets
-does not depend on what else is in its batch.
+does not depend on what else is in its batch, nor on the way in which the model is decoded (`align.sample.ways`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ from annotate.errors import UserError
 from annotate.records import Turn
 
 if TYPE_CHECKING:
-    import torch
+    from align.sample.tree import Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,10 @@ class Draw:
     n_tokens: int
     """Without the end marker."""
     finish_reason: Literal["stop", "length"]
+    logps: tuple[float, ...] | None = None
+    """Where asked for: log-probability of each token of the text as it is trained on, the end marker's last."""
+    no_logps: str = ""
+    """Why there are none, though they were asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +75,18 @@ def generate(
     n: int = 1,
     decoding: Decoding,
     seed: int = 0,
+    logprobs: bool = False,
     way: Way | None = None,
 ) -> Generated:
     """`n` answers to each ask, in the order of `asks`. Prompts with and without images are run apart.
 
-    `way`: how the model is decoded, if not in the fastest way known to be right for it.
+    `logprobs`: keep those of the sampled tokens, by the model's own distribution (at temperature 1). `way`: how the
+    model is decoded, if not in the fastest way known to be right for it.
     """
+    way = way or way_of(loaded.model)
+    how = _How(decoding, way, logprobs)
     rows = [
-        _Row(loaded.encoder.prompt(a.turns, a.images), tuple(seed_of(f"{seed}/{a.key}/{k}") for k in range(n)))
+        _Row(a, loaded.encoder.prompt(a.turns, a.images), tuple(seed_of(f"{seed}/{a.key}/{k}") for k in range(n)))
         for a in asks
     ]
     draws: dict[int, list[Draw]] = {}
@@ -86,69 +94,101 @@ def generate(
     for with_images in (True, False):
         chosen = [i for i, row in enumerate(rows) if bool(row.prompt.images) == with_images]
         if chosen:
-            answers, split = _decode(loaded, [rows[i] for i in chosen], decoding, way or way_of(loaded.model))
+            answers, split = _decode(loaded, [rows[i] for i in chosen], how)
             draws.update(zip(chosen, answers, strict=True))
             halved = halved or split
     return Generated(draws=[draws[i] for i in range(len(rows))], halved=halved)
 
 
 @dataclass(frozen=True)
+class _How:
+    decoding: Decoding
+    way: Way
+    logprobs: bool
+
+
+@dataclass(frozen=True)
 class _Row:
+    ask: Ask
     prompt: Encoded
     seeds: tuple[int, ...]
     """One per completion."""
 
 
-def _decode(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding, way: Way) -> tuple[list[list[Draw]], bool]:
-    """All completions of all rows; on a GPU out of memory in two halves, down to one completion of one prompt."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is torch's way to say that a GPU's memory, or this machine's, is used up."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _decode(loaded: LoadedModel, rows: Sequence[_Row], how: _How) -> tuple[list[list[Draw]], bool]:
+    """All completions of all rows; where memory runs out in two halves, down to one completion of one prompt."""
     import torch
 
     try:
-        return _decode_once(loaded, rows, decoding, way), False
-    except torch.OutOfMemoryError:
-        if len(rows) == 1 and len(rows[0].seeds) == 1:
+        return _decode_once(loaded, rows, how), False
+    except RuntimeError as error:
+        if not out_of_memory(error) or (len(rows) == 1 and len(rows[0].seeds) == 1):
             raise
     # Outside the handler: its traceback would keep the failed batch's tensors alive.
     torch.cuda.empty_cache()
     if len(rows) > 1:
         middle = len(rows) // 2
-        first, second = (_decode(loaded, part, decoding, way)[0] for part in (rows[:middle], rows[middle:]))
+        first, second = (_decode(loaded, part, how)[0] for part in (rows[:middle], rows[middle:]))
         return first + second, True
     (row,) = rows
     middle = len(row.seeds) // 2
-    halves = [
-        _decode(loaded, [_Row(row.prompt, part)], decoding, way)[0] for part in (row.seeds[:middle], row.seeds[middle:])
-    ]
-    return [halves[0][0] + halves[1][0]], True
+    parts = [_Row(row.ask, row.prompt, seeds) for seeds in (row.seeds[:middle], row.seeds[middle:])]
+    first, second = (_decode(loaded, [part], how)[0] for part in parts)
+    return [first[0] + second[0]], True
 
 
-def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding, way: Way) -> list[list[Draw]]:
+def _decode_once(loaded: LoadedModel, rows: Sequence[_Row], how: _How) -> list[list[Draw]]:
+    decoding, way, encoder = how.decoding, how.way, loaded.encoder
     if way == "generate":
         say_once(type(loaded.model).__name__)
-        return _by_generate(loaded, rows, decoding)
+        return _by_generate(loaded, rows, how)
     from align.sample.tree import Writing, decode
 
     n = len(rows[0].seeds)
-    batch = to_device(left_pad([r.prompt for r in rows], loaded.encoder.pad_id), loaded.model)
+    batch = to_device(left_pad([r.prompt for r in rows], encoder.pad_id), loaded.model)
     writing = Writing(
         limit=decoding.max_new_tokens,
-        ends=frozenset(loaded.encoder.end_ids(loaded.model)),
-        pad_id=loaded.encoder.pad_id,
+        ends=frozenset(encoder.end_ids(loaded.model)),
+        pad_id=encoder.pad_id,
         temperature=decoding.temperature,
         top_p=decoding.top_p,
+        end_id=loaded.tokenizer.eos_token_id if how.logprobs else None,
     )
     one = decoding.temperature == 0  # greedy completions are all the same
-    seeds = [row.seeds[:1] if one else row.seeds for row in rows]
-    written = decode(loaded.model, batch, seeds, writing, way)
-    return [[_draw(w.ids, w.stopped, loaded.tokenizer) for w in ws] * (n if one else 1) for ws in written]
+    written = decode(loaded.model, batch, [r.seeds[:1] if one else r.seeds for r in rows], writing, way)
+    drawn = []
+    for row, completions in zip(rows, written, strict=True):
+        draws = [_draw(c.ids, c.stopped, loaded.tokenizer) for c in completions]
+        if how.logprobs:
+            draws = [_with_logps(d, c, row.ask, loaded) for d, c in zip(draws, completions, strict=True)]
+        drawn.append(draws * (n if one else 1))
+    return drawn
 
 
-def _by_generate(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) -> list[list[Draw]]:
+def _with_logps(draw: Draw, written: Written, ask: Ask, loaded: LoadedModel) -> Draw:
+    """The log-probabilities, where the text is read again as the tokens that were sampled: else they are another's."""
+    try:
+        again = loaded.encoder.completion(ask.turns, draw.text)
+    except UserError as error:
+        return replace(draw, no_logps=str(error))
+    if again != [*written.ids, loaded.tokenizer.eos_token_id]:
+        return replace(draw, no_logps="its text, read again, has other tokens than were sampled")
+    return replace(draw, logps=tuple(written.logps))
+
+
+def _by_generate(loaded: LoadedModel, rows: Sequence[_Row], how: _How) -> list[list[Draw]]:
     """By the `generate` of transformers, which reads a prompt for each of its completions: right for any family."""
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
-    n = len(rows[0].seeds)
+    decoding, n = how.decoding, len(rows[0].seeds)
     batch = to_device(left_pad([r.prompt for r in rows], loaded.encoder.pad_id), loaded.model)
     ends = loaded.encoder.end_ids(loaded.model)
     sampled = decoding.temperature > 0
@@ -173,7 +213,8 @@ def _by_generate(loaded: LoadedModel, rows: Sequence[_Row], decoding: Decoding) 
     draws = []
     for ids in out_BT[:, batch["input_ids"].shape[1] :].tolist():
         stop = next((i for i, token in enumerate(ids) if token in ends), None)
-        draws.append(_draw(ids[:stop], stop is not None, loaded.tokenizer))
+        draw = _draw(ids[:stop], stop is not None, loaded.tokenizer)
+        draws.append(replace(draw, no_logps="`generate` does not keep them") if how.logprobs else draw)
     return [draws[i * n : (i + 1) * n] for i in range(len(rows))] if sampled else [[draw] * n for draw in draws]
 
 

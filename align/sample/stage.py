@@ -4,30 +4,31 @@ In: the recipe's prompts and its VLM. Out: `completions.jsonl`, n lines per prom
 
     {"schema":"completion/1","id":"6f0c…","prompt_id":"91ab…","index":0,"text":"The 7 is red.","finish_reason":"stop",…}
 
-and `failures.jsonl`. A unit is one batch. Run it with `align sample RECIPE`.
+and `failures.jsonl`; with `logprobs: true` also `logprobs.jsonl`, a line per completion in the same order:
+
+    {"completion_id":"6f0c…","prompt_id":"91ab…","index":0,"model":"04dd…","sum":-7.2,"n_tokens":8,"per_token":[-0.1,…]}
+
+A unit is one batch. Run it with `align sample RECIPE`; docs/engines.md says what can do the work, and where.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.context import Context, PromptSet
 from align.models.digest import TEMPLATE_SHA256
-from align.sample.batches import plan_batches
+from align.sample.batches import plan_batches, tokens_of
+from align.sample.worker import STAGE, Job
 from align.settings import Sample
 from annotate.errors import UserError
-from annotate.pixels import UnreadableImage
-from annotate.records import Completion, Failure, Prompt, Reason, sha256_of
+from annotate.records import Completion, Failure, Prompt, sha256_of
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
-if TYPE_CHECKING:
-    from align.models.load import LoadedModel
-
-STAGE = "sample"
+__all__ = ["STAGE", "SampleWork", "work"]
 
 
 def work(context: Context) -> SampleWork:
@@ -49,7 +50,13 @@ class SampleWork:
         self._prompts = prompts
         self._model = model
         self._model_sha256 = model_sha256
-        batches = plan_batches(prompts.prompts, settings.batch_size, lambda p: p.turns)
+        batches = plan_batches(
+            prompts.prompts,
+            settings.batch_size,
+            lambda p: p.turns,
+            most_tokens=settings.batch_tokens,
+            tokens=lambda p: tokens_of(p.turns) + settings.n * settings.max_new_tokens,
+        )
         self._units = [Unit(key=self._key(batch), payload=batch, records=len(batch)) for batch in batches]
 
     def _decoding(self) -> dict[str, Any]:
@@ -65,6 +72,9 @@ class SampleWork:
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
                 "prompts": [p.id for p in batch],
+                # what is not the default: journals of before these options stay good
+                **({"engine": self._settings.engine} if self._settings.engine != "transformers" else {}),
+                **({"logprobs": True} if self._settings.logprobs else {}),
             }
         )
 
@@ -77,77 +87,43 @@ class SampleWork:
         done = sum(unit.records for unit in self._units) - prompts
         return Estimate(calls=0, cached=done, output_tokens=prompts * self._settings.n * self._settings.max_new_tokens)
 
+    @property
+    def job(self) -> Job:
+        """What every worker is told."""
+        s = self._settings
+        return Job(
+            model=self._model.absolute(),
+            model_sha256=self._model_sha256,
+            root=self._prompts.root.absolute(),
+            n=s.n,
+            seed=self._seed,
+            decoding=self._decoding(),
+            engine=s.engine,
+            logprobs=s.logprobs,
+            gpus=s.gpus_per_worker,
+            most_images=max((len(p.images) for p in self._prompts.prompts), default=0),
+        )
+
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         if not pending:
             return
-        from align.models.load import load_vlm
+        check(self._settings)
+        from align.sample.spread import sample_here, sample_in_processes, visible_gpus
 
-        loaded = load_vlm(self._model)
-        for unit in pending:
-            done(unit.key, self._run_batch(loaded, unit.payload))
+        batches = [(unit.key, unit.payload) for unit in pending]
+        if self._settings.spread == "ray":
+            from align.sample.ray_engine import fleet_of, sample_on_ray
 
-    def _run_batch(self, loaded: LoadedModel, batch: Sequence[Prompt]) -> Line:
-        """One journal line: the completions and failures of a batch, and whether memory forced it apart."""
-        import torch
-
-        from align.sample.engine import Ask, Decoding, generate
-
-        failures = {p.id: failure for p in batch if (failure := self._fault(loaded, p)) is not None}
-        good = [p for p in batch if p.id not in failures]
-        asks = [Ask(key=p.id, turns=p.turns, images=self._paths(p)) for p in good]
-        try:
-            made = generate(loaded, asks, n=self._settings.n, decoding=Decoding(**self._decoding()), seed=self._seed)
-        except torch.OutOfMemoryError as error:
-            failures |= {p.id: _failure(p, Reason.OUT_OF_MEMORY, str(error).splitlines()[0]) for p in good}
-            return {"completions": [], "failures": [f.to_json() for f in failures.values()], "halved": True}
-        completions = [
-            Completion.of(
-                prompt_id=prompt.id,
-                model=self._model_sha256,
-                index=index,
-                text=draw.text,
-                decoding=self._decoding(),
-                seed=self._seed,
-                finish_reason=draw.finish_reason,
-                n_tokens=draw.n_tokens,
-            )
-            for prompt, draws in zip(good, made.draws, strict=True)
-            for index, draw in enumerate(draws)
-        ]
-        return {
-            "completions": [c.to_json() for c in completions],
-            "failures": [f.to_json() for f in failures.values()],
-            "halved": made.halved,
-        }
-
-    def _paths(self, prompt: Prompt) -> tuple[Path, ...]:
-        return tuple(self._prompts.image_path(image) for image in prompt.images)
-
-    def _fault(self, loaded: LoadedModel, prompt: Prompt) -> Failure | None:
-        """Why this prompt cannot be sampled now, although it was good when the recipe was checked."""
-        for image in prompt.images:
-            try:
-                found = hashlib.sha256(self._prompts.image_path(image).read_bytes()).hexdigest()
-            except OSError as error:
-                return _failure(prompt, Reason.IMAGE_UNREADABLE, f"{image.path}: {error.strerror}")
-            if found != image.sha256:
-                return _failure(prompt, Reason.IMAGE_UNREADABLE, f"{image.path}: changed since it was checked")
-        try:
-            length = len(loaded.encoder.prompt(prompt.turns, self._paths(prompt)).ids)
-        except UserError as error:
-            return _failure(prompt, Reason.INVALID_INPUT, str(error))
-        except UnreadableImage as error:
-            return _failure(prompt, Reason.IMAGE_UNREADABLE, f"an image {error}")
-        except (OSError, ValueError) as error:  # its text may hold the path of this machine: not for an output
-            return _failure(prompt, Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(error).__name__})")
-        limit = loaded.n_positions
-        if limit is not None and length + self._settings.max_new_tokens > limit:
-            detail = f"{length} tokens and up to {self._settings.max_new_tokens} new ones; the model takes {limit}"
-            return _failure(prompt, Reason.TOO_LONG, detail)
-        return None
+            sample_on_ray(self.job, fleet_of(self._settings), batches, done, workspace / "ray.log")
+            return
+        workers = self._settings.workers or len(visible_gpus()) // self._settings.gpus_per_worker or 1
+        if workers == 1:
+            return sample_here(self.job, batches, done)
+        return sample_in_processes(self.job, workers, batches, done)
 
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         completions: dict[str, list[Completion]] = {}
+        logprobs: dict[str, list[Mapping[str, Any]]] = {}
         failures: dict[str, Failure] = {}
         halved = 0
         for unit in self._units:
@@ -156,6 +132,8 @@ class SampleWork:
             for row in line["completions"]:
                 completion = Completion.from_json(row)
                 completions.setdefault(completion.prompt_id, []).append(completion)
+            for row in line.get("logprobs", ()):
+                logprobs.setdefault(row["prompt_id"], []).append(row)
             for row in line["failures"]:
                 failure = Failure.from_json(row)
                 failures[failure.record_id] = failure
@@ -164,8 +142,11 @@ class SampleWork:
         skipped = self._prompts.failures
         failed = [*skipped, *(failures[prompt_id] for prompt_id in order if prompt_id in failures)]
         reasons = Counter(f.reason.value for f in failed)
+        rows = [row for prompt_id in order for row in logprobs.get(prompt_id, ())]
+        kept = {"logprobs.jsonl": rows} if self._settings.logprobs else {}
+        left_out = sum("left_out" in row for row in rows)
         return Compiled(
-            files={"completions.jsonl": sampled, "failures.jsonl": failed},
+            files={"completions.jsonl": sampled, "failures.jsonl": failed, **kept},
             units=len(order) + len(skipped),
             outputs=len(completions),
             failures=len(failed),
@@ -177,10 +158,24 @@ class SampleWork:
                 "completions": len(sampled),
                 "cut at max_new_tokens": sum(c.finish_reason == "length" for c in sampled),
                 "empty": sum(not c.text for c in sampled),
+                **({"without log-probabilities": left_out} if left_out else {}),
                 **({"batches halved for memory (byte-identity void)": halved} if halved else {}),
             },
         )
 
 
-def _failure(prompt: Prompt, reason: Reason, detail: str) -> Failure:
-    return Failure(stage=STAGE, record_id=prompt.id, reason=reason, detail=detail)
+def check(settings: Sample) -> None:
+    """Raise `UserError` for what this installation, or this engine, cannot do."""
+    faults = []
+    if settings.engine == "vllm" and find_spec("vllm") is None:
+        faults.append("sample.engine: vllm is not installed; say: pip install 'mmalign[vllm]'")
+    if settings.engine == "vllm" and settings.logprobs:
+        faults.append(
+            "sample.logprobs: only with engine: transformers; vLLM's numbers are not those of the model that is trained"
+        )
+    if settings.spread == "ray" and find_spec("ray") is None:
+        faults.append("sample.spread: ray is not installed; say: pip install 'mmalign[ray]'")
+    if settings.gpus_per_worker > 1 and settings.engine != "vllm":
+        faults.append("sample.gpus_per_worker: only engine: vllm splits a model over several GPUs")
+    if faults:
+        raise UserError(*faults)

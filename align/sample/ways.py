@@ -1,8 +1,8 @@
 """How a model is decoded: the fastest way that is right for its family.
 
-tree       all completions of a prompt in its one row of the cache (`align.sample.tree`)
-rows       a row for each completion, written in place: where attention takes no mask of four dimensions
-generate   transformers' own loop: families of which it has not been shown that the others give the same
+`tree`: all completions of a prompt in its one row of the cache (`align.sample.tree`). `rows`: a row for each, written
+in place, where attention takes no mask of four dimensions. `generate`: transformers' own loop, for families of which
+it has not been shown that the others give the same.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ class Account:
                 self.rows[name] += len(rows)
                 self.fruitful[name] += 1
         self.ended[made.source, lost] += 1
-        self.left_out.update(made.left_out)
+        if made.left_out:
+            self.left_out.update(made.left_out)
         if made.widest is not None:
             self.widest[math.floor(made.widest)] += 1
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 
 from align.formats import format_named
-from align.formats.containers import _decoded, read_rows
+from align.formats.containers import decoded, read_rows
 from align.formats.format import KINDS, Images, Made
 from align.formats.grouping import Partition, groups, records_of
 from align.formats.store import ImageStore
@@ -117,7 +117,7 @@ def _rows(job: Job, part: Part, built: Built) -> Iterator[tuple[int, Any]]:
         try:
             value = decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            placed = _decoded(number, line)  # which takes its time to say why
+            placed = decoded(number, line)  # which takes its time to say why
             if placed.fault:
                 built.told(number, placed.fault)
                 continue

@@ -11,14 +11,14 @@ were cropped by 1% at each side; not mirrored, turned or further cropped ones. F
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from align.formats.images import FORMATS
+from align.formats.store import MAX_PIXELS
+from annotate.pixels import UnreadableImage, rgb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,23 +42,20 @@ class ImagePrint:
 
 
 def fingerprint(picture: Picture) -> tuple[int, int] | None:
-    """The two hashes of an image, None where it is flat; the same bits as `phash` and `dhash` of ImageHash 4.3.
+    """The two hashes of an image as `annotate.pixels.rgb` draws it, None where it is flat.
 
-    Ours, since the library would bring scipy and PyWavelets (150 MB) for a cosine transform of 32 x 32 pixels.
+    The same bits as `phash` and `dhash` of ImageHash 4.3; ours, since the library would bring scipy and PyWavelets
+    (150 MB) for a cosine transform of 32 x 32 pixels.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL.Image import Resampling
 
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:  # what a viewer shows: the image on white, not what its colours hide
-        shown = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
     grey = picture.convert("L")
-    small = np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
+    small = np.asarray(grey.resize((32, 32), Resampling.LANCZOS), dtype=np.float64)
     if small.std() < FLAT:
         return None
     low = _cosines() @ small @ _cosines().T
-    steps = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS), dtype=np.int16)
+    steps = np.asarray(grey.resize((9, 8), Resampling.LANCZOS), dtype=np.int16)
     return _bits(low > np.median(low)), _bits(steps[:, 1:] > steps[:, :-1])
 
 
@@ -79,24 +76,16 @@ def _bits(of: NDArray[np.bool_]) -> int:
 def read_print(path: Path) -> ImagePrint | None:
     """What the image in a file is compared by; None where there is no usable one."""
     try:
-        data = path.read_bytes()
+        return fingerprint_of(path.read_bytes()) if path.is_file() else None
     except OSError:
         return None
-    return fingerprint_of(data)
 
 
-def fingerprint_of(data: bytes, *, max_pixels: int = 50_000_000) -> ImagePrint | None:
+def fingerprint_of(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImagePrint | None:
     """What an image is compared by, of its bytes; None where they are no usable image."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images; `max_pixels` is the limit
-            with Image.open(BytesIO(data), formats=FORMATS) as picture:
-                if picture.width * picture.height > max_pixels:
-                    return None
-                found = fingerprint(picture)
-    except Exception:  # decoders raise anything on corrupt files; that it cannot be read is what there is to know
+        found = fingerprint(rgb(BytesIO(data), max_pixels=max_pixels))
+    except UnreadableImage:
         return None
     dct, gradient = found or (None, None)
     return ImagePrint(sha256=hashlib.sha256(data).hexdigest(), dct=dct, gradient=gradient, flat=found is None)

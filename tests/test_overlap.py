@@ -56,6 +56,13 @@ def distance(a: Image.Image, b: Image.Image) -> int:
     return max((x ^ y).bit_count() for x, y in zip(one, other, strict=True))
 
 
+def file_distance(a: bytes, b: bytes) -> int:
+    """The larger of the two distances of files."""
+    one, other = printed(a), printed(b)
+    assert one.dct is not None and one.gradient is not None and other.dct is not None and other.gradient is not None
+    return max((one.dct ^ other.dct).bit_count(), (one.gradient ^ other.gradient).bit_count())
+
+
 def question(name: str, *texts: str, images: tuple[ImagePrint, ...] = ()) -> Entry:
     return Entry(id=name, texts=texts, images=images, n_images=len(images))
 
@@ -235,12 +242,29 @@ def test_transparency_and_rotation_are_compared_as_a_viewer_shows_them() -> None
     exif[0x0112] = 6
     stream = BytesIO()
     turned.save(stream, "JPEG", quality=95, exif=exif)
-    assert distance(cat, Image.open(stream)) <= 5
+    assert file_distance(jpeg(cat, 95), stream.getvalue()) <= 5
     see_through = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
     ImageDraw.Draw(see_through).ellipse((20, 60, 150, 190), fill=(200, 30, 30, 255))
     on_white = Image.new("RGB", (200, 200), "white")
     ImageDraw.Draw(on_white).ellipse((20, 60, 150, 190), fill=(200, 30, 30))
-    assert distance(see_through, on_white) == 0
+    assert file_distance(png(see_through), png(on_white)) == 0
+
+
+@pytest.mark.parametrize("name", ["chelsea", "moon", "rocket"])
+def test_grey_of_16_bits_is_compared_by_its_upper_8(name: str) -> None:
+    """As `annotate/pixels.py` draws it for everybody; cut off at 255, nearly all of it would be white."""
+    grey = photo(name).convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    assert deep.mode == "I;16"
+    assert file_distance(png(grey), png(deep)) == 0
+
+
+def test_an_image_that_nobody_can_look_at_has_no_print() -> None:
+    """What `align/formats/images.py` refuses: real numbers, whose black and white nobody defines; a strip."""
+    floats, strip = BytesIO(), Image.linear_gradient("L").resize((900, 3))
+    Image.linear_gradient("L").convert("F").save(floats, "TIFF")
+    assert fingerprint_of(floats.getvalue()) is None
+    assert fingerprint_of(png(strip)) is None
 
 
 def test_what_is_no_image_or_too_large_has_no_print() -> None:

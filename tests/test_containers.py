@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from align.formats.containers import container_of, read_rows, write_rows
@@ -64,6 +66,7 @@ def test_a_bad_line_is_told_and_the_others_are_read(tmp_path: Path) -> None:
         ("no_rows.json", b"[]", "the list is empty"),
         ("cut.json", b'[\n{"a": 1},\n{"a"', ":3: not a whole JSON list"),
         ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000)[:60], "gzip"),
+        ("short.jsonl.gz", gzip.compress(b'{"a": 1}')[:14], "damaged gzip"),
         ("cut.json.gz", gzip.compress(json.dumps(ROWS * 1000).encode())[:-20], "damaged gzip"),
         ("damaged.parquet", b"PAR1" + b"\0" * 40, "damaged parquet"),
     ],
@@ -132,3 +135,21 @@ def test_a_list_may_be_left_early(tmp_path: Path) -> None:
     assert next(rows).value == ROWS[0]
     rows.close()
     path.unlink()
+
+
+def test_a_number_beyond_all_others_is_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a":1e999}\n{"a":1e99}\n')
+    bad, good = read_rows(tmp_path / "a.jsonl")
+    assert "1e999 is greater than any number" in bad.fault and good.value == {"a": 1e99}
+
+
+def test_text_of_parquet_that_is_no_text_is_a_bad_row(tmp_path: Path) -> None:
+    column = pyarrow.array([b"good", b"\xff\xfe", b"fine"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"a": column}), tmp_path / "a.parquet")
+    first, bad, last = read_rows(tmp_path / "a.parquet")
+    assert (first.value, last.value) == ({"a": "good"}, {"a": "fine"}) and "UTF-8" in bad.fault
+
+
+def test_what_is_written_is_not_said_to_be_compressed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"leave \.gz away"), write_rows(tmp_path / "a.jsonl.gz", "jsonl"):
+        pass

@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 import align.cli
 from align.formats import formats
+from align.formats.containers import read_rows, write_rows
 from align.formats.reading import read_file
 from align.formats.store import ImageStore
 from align.formats.writing import write_file
@@ -149,3 +150,51 @@ def test_a_file_of_prompts_is_no_file_of_pairs(tmp_path: Path) -> None:
         write_file(
             read_file(tmp_path / "a.jsonl"), tmp_path / "b.json", formats()["povid"], images=ImageStore(root=None)
         )
+
+
+def test_a_file_is_not_overwritten_by_another_name_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(BAD[:1]))
+    (tmp_path / "b.json").symlink_to("a.json")
+    assert run("convert", tmp_path / "a.json", tmp_path / "b.json", "--from", "vl_rlhf", "--to", "povid") == 2
+    assert "is both read and written" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a.json").read_text()) == BAD[:1]
+
+
+def test_what_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    # the images of a parquet file with one bad row
+    pairs, forms = the_pairs(tmp_path / "photos"), formats()
+    write_file(pairs, tmp_path / "a.parquet", forms["rlaif_v"], images=ImageStore(root=tmp_path / "photos"))
+    rows = [placed.value for placed in read_rows(tmp_path / "a.parquet")]
+    with write_rows(tmp_path / "a.parquet", "parquet") as put:
+        for row in (*rows, {**rows[0], "chosen": ""}):
+            put(row)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ["convert", tmp_path / "a.parquet", out / "d.json", "--to", "llama_factory", "-q"]
+    assert run(*words) == 2
+    assert not list(out.iterdir())
+    # a companion that cannot be written
+    (out / "dataset_info.json").write_text("{")
+    assert run(*words, "--invalid", "skip") == 2
+    assert [path.name for path in out.iterdir()] == ["dataset_info.json"]
+    (out / "dataset_info.json").unlink()
+    assert run(*words, "--invalid", "skip") == 0
+    assert {path.name for path in out.iterdir()} == {
+        "dataset_info.json", "d.json", "d.json.images", "d.json.failures.jsonl",
+    }  # fmt: skip
+    # and a clean run takes the failures of the run before away
+    write_file(pairs, tmp_path / "a.parquet", forms["rlaif_v"], images=ImageStore(root=tmp_path / "photos"))
+    assert run(*words) == 0
+    assert not (out / "d.json.failures.jsonl").exists()
+
+
+def test_pairs_and_examples_in_one_file_become_our_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}
+    lines = [json.dumps({**answer, "rejected_response": "Hm."}), json.dumps(answer)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert run("convert", tmp_path / "a.jsonl", tmp_path / "b.json", "--from", "ms_swift", "--to", "llama_factory") == 2
+    assert "is one of examples, but the file began with pairs; --to mmalign takes both" in capsys.readouterr().err
+    assert (
+        run("convert", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--from", "ms_swift", "--to", "mmalign", "-q") == 0
+    )
+    assert [type(r).__name__ for r in read_file(tmp_path / "b.jsonl")] == ["PreferencePair", "Example"]

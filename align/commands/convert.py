@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from align.console import Bar, Console
 from align.formats import format_named, formats
 from align.formats.containers import Progress
-from align.formats.format import Made
+from align.formats.format import Format, Made
 from align.formats.reading import Fault, format_of, read_file
 from align.formats.store import ImageStore
 from align.formats.writing import write_file
@@ -52,15 +55,27 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if len(options.files) < 2:
         raise UserError("align convert IN... OUT --to FORMAT: say where the result is to go")
     *sources, out = (Path(name) for name in options.files)
-    if out in sources:
+    if out.exists() and any(source.exists() and source.samefile(out) for source in sources):
         raise UserError(f"{out}: is both read and written; give OUT another name")
     target = format_named(options.to)
     if options.image_root and not Path(options.image_root).is_dir():
         raise UserError(f"--image-root: {options.image_root} is not a folder; image paths are relative to it")
-    store = ImageStore(
-        root=Path(options.image_root) if options.image_root else None,
-        folder=Path(options.image_dir) if options.image_dir else out.with_name(out.name + ".images"),
-    )
+    image_dir = Path(options.image_dir) if options.image_dir else out.with_name(out.name + ".images")
+    near = next(folder for folder in out.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=near) as name:
+        store = ImageStore(root=Path(options.image_root) if options.image_root else None, folder=Path(name))
+        told = _convert(sources, out, target, store, options, console)
+        for image in Path(name).iterdir():
+            image_dir.mkdir(parents=True, exist_ok=True)
+            shutil.move(image, image_dir / image.name)
+    console.result(told.pop("text"), **told)
+    return 0
+
+
+def _convert(
+    sources: Sequence[Path], out: Path, target: Format, store: ImageStore, options: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    """What is told in the end. The images of the rows lie in the store's folder."""
     read: Counter[str] = Counter()
     faults: list[Fault] = []
 
@@ -77,14 +92,18 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
     counts = write_file(records(), out, target, images=store, faults=faults, skip=options.invalid == "skip")
     skipped = out.with_name(out.name + ".failures.jsonl")
+    skipped.unlink(missing_ok=True)  # of an earlier run
     if faults:
         write_records(skipped, [_failure(fault) for fault in faults])
-    console.result(
-        f"{out}: {counts['rows']:,} rows of {target.name}, from {read['records']:,} records"
-        + (f"; {len(faults):,} left out, see {skipped}" if faults else ""),
-        out=str(out), format=target.name, rows=counts["rows"], records=read["records"], failures=len(faults),
-    )  # fmt: skip
-    return 0
+    text = f"{out}: {counts['rows']:,} rows of {target.name}, from {read['records']:,} records"
+    return {
+        "text": text + (f"; {len(faults):,} left out, see {skipped}" if faults else ""),
+        "out": str(out),
+        "format": target.name,
+        "rows": counts["rows"],
+        "records": read["records"],
+        "failures": len(faults),
+    }
 
 
 def _moves(bar: Bar) -> Progress:

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     first = next((placed.value for placed in read_rows(path)), None) if options.form == "auto" else None
     row: dict[str, Any] = first if isinstance(first, dict) else {}
     kind = _KINDS.get(str(row.get("schema")))
-    if kind is not None and (kind not in _PAIRED or not (options.image_root or options.rubric or length)):
+    if kind is not None and kind not in _PAIRED:
         return _own_records(path, kind, console)
     if "questions" in row:
         return _questions(path, console)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 from align.formats.format import Format
 from annotate.errors import UserError
@@ -41,8 +40,6 @@ def formats() -> Mapping[str, Format]:
     """Every format by its name, in the order of MODULES. Each module has a `FORMAT`, or several `FORMATS`."""
     found: list[Format] = []
     for name in MODULES:
-        if not Path(__file__).with_name(f"{name}.py").exists():
-            continue
         module = import_module(f"align.formats.{name}")
         found += getattr(module, "FORMATS", None) or (module.FORMAT,)
     return {form.name: form for form in found}

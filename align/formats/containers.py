@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import mmap
 import os
 import re
@@ -49,7 +50,7 @@ class Placed:
 def container_of(path: Path) -> Container:
     """Raises `UserError` where the file cannot be read, or is empty."""
     try:
-        with _opened(path) as stream:
+        with _opened(path) as stream, _whole(path):
             head = stream.read(4096).removeprefix(_BOM).lstrip()
     except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)  # a gzip cut short has no strerror
@@ -87,7 +88,7 @@ def _line_rows(path: Path, progress: Progress) -> Iterator[Placed]:
                 progress(done, max(size, done))
             text = line.removeprefix(_BOM) if number == 1 else line
             if text.strip():
-                yield _decoded(number, text)
+                yield decoded(number, text)
 
 
 @contextmanager
@@ -119,16 +120,17 @@ def _list_rows(path: Path, progress: Progress) -> Iterator[Placed]:
     for number, raw in enumerate(rows, start=1):
         if number % 1000 == 0:
             progress(number, len(rows))
-        yield _decoded(number, bytes(raw))
+        yield decoded(number, bytes(raw))
 
 
-def _decoded(number: int, data: bytes) -> Placed:
+def decoded(number: int, data: bytes) -> Placed:
+    """One row of JSON; what is wrong with it is its fault."""
     try:
         return Placed(number, msgspec.json.decode(data))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Python's own reader takes some of what msgspec does not, and says better what is wrong with the rest.
         try:
-            value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
             json.dumps(value, ensure_ascii=False).encode("utf-8")
             return Placed(number, value)
         except UnicodeEncodeError:
@@ -139,6 +141,13 @@ def _decoded(number: int, data: bytes) -> Placed:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is greater than any number that can be kept")
+    return value
 
 
 def pyarrow_parquet() -> Any:
@@ -159,11 +168,25 @@ def _parquet_rows(path: Path, progress: Progress) -> Iterator[Placed]:
         with parquet.ParquetFile(path) as file:
             total = file.metadata.num_rows
             for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
-                for row in batch.to_pylist():
-                    yield Placed(number := next(numbers), row)
+                number = 0
+                for row in _rows_of(batch):
+                    number = next(numbers)
+                    yield Placed(number, row, "" if row is not None else "holds text that is not UTF-8")
                 progress(number, total)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged parquet ({str(error).splitlines()[0]}); fetch it again") from None
+
+
+def _rows_of(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """The rows of a batch; None for one whose bytes are no text."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(batch.num_rows):
+            try:
+                yield batch.slice(i, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -172,6 +195,8 @@ def _parquet_rows(path: Path, progress: Progress) -> Iterator[Placed]:
 @contextmanager
 def write_rows(path: Path, container: Container, *, schema: Any = None) -> Iterator[Put]:
     """A function that takes rows; the file is there when the block ends well. `schema` is pyarrow's, for parquet."""
+    if path.suffix == ".gz":
+        raise UserError(f"{path}: is not compressed by us; leave .gz away")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

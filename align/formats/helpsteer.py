@@ -21,7 +21,7 @@ import msgspec
 
 from align.formats.format import Format, Images, Made, Row
 from align.formats.messages import Spoken, images_of
-from align.formats.parts import prompt_from, text_in
+from align.formats.parts import check_json, prompt_from, text_in
 from align.formats.rated import Answer, annotated_of, shipped_rubric, whole_scores
 from annotate.errors import RecordError
 from annotate.records import IMAGE_PLACEHOLDER, Annotated
@@ -39,7 +39,10 @@ def _recognises(row: Row) -> bool:
 
 
 def _group_key(row: Row) -> str:
-    """Prompt and images; the rest of a row is checked when its prompt is read."""
+    """Prompt and images; the ratings of a row are checked when its prompt is read."""
+    if not _OURS.issuperset(row):
+        for name in row.keys() - _OURS:
+            check_json(row[name], name)
     image = row.get("image")
     paths = image if isinstance(image, list) else [] if image is None else [image]
     return msgspec.json.encode((text_in(row, "prompt"), paths)).decode()

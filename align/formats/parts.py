@@ -199,7 +199,7 @@ def beyond(row: Row, plain: Row) -> dict[str, Any]:
         raise RecordError(f"{ABSENT}: mmalign uses this name itself; rename it")
     kept = {key: value for key, value in row.items() if key not in plain or not _same(value, plain[key])}
     for key, value in kept.items():
-        _check_json(value, key)
+        check_json(value, key)
     absent = [key for key in plain if key not in row]
     return {**kept, ABSENT: absent} if absent else kept
 
@@ -273,14 +273,14 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _check_json(value: Any, where: str) -> None:
+def check_json(value: Any, where: str) -> None:
     """Raise `RecordError` unless a record can keep the value: parquet and YAML know more than JSON."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _check_json(inner, f"{where}.{key}")
+            check_json(inner, f"{where}.{key}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            _check_json(inner, f"{where}[{i}]")
+            check_json(inner, f"{where}[{i}]")
     elif isinstance(value, float) and not math.isfinite(value):
         raise RecordError(f"{where}: {value} is no number that a record can keep; drop the field, or fill it in")
     elif value is not None and not isinstance(value, str | int | float):

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from align.formats.containers import SUFFIXES, write_rows
 from align.formats.format import KINDS, Format, Images, Kind, Made
+from align.formats.own import FORMAT as OWN_FORMAT
 from align.formats.reading import Fault
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import write_text
 from annotate.records import Annotated
 
+OWN = OWN_FORMAT.name
 REMEDY = {
     "annotated": "annotated prompts become pairs and examples with `align pairs FILE OUTDIR`; convert those",
     "prompts": "prompts alone hold no answer",
@@ -54,11 +56,14 @@ def write_file(
     if kind not in form.kinds:
         raise UserError(f"{form.name} holds {' or '.join(form.kinds)}, not {kind}: {REMEDY[kind]}")
     schema = form.parquet_schema(kind) if form.parquet_schema is not None and container == "parquet" else None
+    beside = form.companions(out, kind) if form.companions is not None else {}
     with write_rows(out, container, schema=schema) as put:
         for record in [] if first is None else _chain(first, rows):
             try:
-                if KINDS[type(record)] != kind:
-                    raise RecordError(f"is one of {KINDS[type(record)]}, but the file began with {kind}")
+                if KINDS[type(record)] != kind and form.name != OWN:
+                    raise RecordError(
+                        f"is one of {KINDS[type(record)]}, but the file began with {kind}; --to {OWN} takes both"
+                    )
                 for row in form.write(record, images):
                     put(row)
                     counts["rows"] += 1
@@ -69,9 +74,8 @@ def write_file(
             raise UserError(*map(str, gathered))
         if not counts["rows"]:
             raise UserError(f"{out}: nothing to write: no record could be read", *map(str, gathered))
-    if form.companions is not None:
-        for path, value in form.companions(out, kind).items():
-            write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    for path, value in beside.items():
+        write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
     return counts
 
 

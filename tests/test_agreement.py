@@ -515,6 +515,9 @@ def test_the_command_for_machines_and_another_folder(tmp_path, capsys):
         (["{pairs}"], "holds preference pairs; expected annotated prompts"),
         (["{annotated}", "--with", "{pairs}"], "holds preference pairs; expected annotated prompts"),
         (["{annotated}", "--human", "{gone}"], "gone.json: cannot be read"),
+        (["{annotated}", "--out", "{human}"], "--out: reports cannot be written to"),
+        (["{gone}", "--out", "{human}"], "--out: reports cannot be written to"),
+        (["{annotated}", "--out", "/proc/nope"], "--out: reports cannot be written to /proc/nope"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(tmp_path, capsys, arguments, message):

@@ -112,6 +112,12 @@ def test_bad_rows_are_counted_and_told(pairs: Path) -> None:
         (["FILE", "--against", "pope=FILE,nowhere"], "nowhere is not a folder"),
         (["FILE", "--ngram", "1"], "at least 2 words"),
         (["FILE", "--from", "vlrlhf"], "no format 'vlrlhf'"),
+        (["FILE", "--seed", "-1"], "--seed: -1; expected 0 or more"),
+        (["FILE", "--out", "FILE"], r"--out: reports cannot be written to .*File exists"),
+        (["FILE", "--out", "FILE/below/it"], r"--out: reports cannot be written to .*Not a directory"),
+        (["FILE", "--out", "/proc/nope"], "--out: reports cannot be written to /proc/nope"),
+        # before anything is read, which may take long
+        (["nowhere.jsonl", "--out", "FILE"], "--out: reports cannot be written to"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(pairs: Path, arguments: list[str], said: str) -> None:
@@ -119,6 +125,24 @@ def test_mistakes_are_told_and_nothing_is_written(pairs: Path, arguments: list[s
     with pytest.raises(UserError, match=said):
         run(*(a.replace("FILE", str(pairs)) for a in arguments))
     assert sorted(pairs.parent.iterdir()) == before
+
+
+def test_a_page_that_cannot_be_replaced_is_told(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "doctor.html").mkdir(parents=True)
+    with pytest.raises(UserError, match="--out: reports cannot be written to"):
+        run(pairs, "--out", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["doctor.html"]
+
+
+def test_an_image_that_is_a_link_to_itself_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    row = {"image": "loop.jpg", "prompt": "What is it?", "chosen": "A cat.", "rejected": "A dog."}
+    (tmp_path / "plain.json").write_text(json.dumps([row]))
+    (tmp_path / "lines.txt").write_text("What is it?\n")
+    against = f"lines={tmp_path / 'lines.txt'}"
+    assert run(tmp_path / "plain.json", "--from", "vl_rlhf", "--image-root", tmp_path, "--against", against) == 0
+    (found,) = report(tmp_path / "plain.json.doctor")["leakage"]["sets"]
+    assert found["images"]["n_records_unreadable"] == 1
 
 
 def test_a_file_without_a_record_is_told(tmp_path: Path) -> None:

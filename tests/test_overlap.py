@@ -381,8 +381,11 @@ def test_a_path_that_leaves_the_root_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(jpeg(photo("chelsea"), 80))
     root = tmp_path / "root"
     root.mkdir()
+    (root / "loop.jpg").symlink_to("loop.jpg")
+    (root / "out.jpg").symlink_to("../cat.jpg")
+    os.mkfifo(root / "pipe.jpg")
     gallery = Gallery(root)
-    for path in ("../cat.jpg", str(tmp_path / "cat.jpg"), "a\0b"):
+    for path in ("../cat.jpg", str(tmp_path / "cat.jpg"), "a\0b", "loop.jpg", "out.jpg", "pipe.jpg", "x" * 5000, ""):
         assert gallery.named(path).sha256 == f"path:{path}"
         assert gallery.print_of(gallery.named(path)) is None
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from align.console import Console
 from annotate.errors import UserError
-from annotate.jsonl import write_text
 from annotate.records import Annotated, PreferencePair
 
 if TYPE_CHECKING:
@@ -51,8 +50,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Compare; raises `UserError` for what cannot be read, and then nothing is written."""
     from align.agreement import Collected, agreement, agreement_text, opinions_in
     from align.report.agreement import agreement_page
+    from align.report.folder import check_folder, write_files
 
     path = Path(options.file)
+    out = Path(options.out) if options.out else path.with_name(f"{path.name}.agreement")
+    check_folder(out)
     opinions = None
     if options.human:
         opinions = opinions_in(_read(Path(options.human), options.human_from, console))
@@ -67,10 +69,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         report = agreement(collected, score=score)
     except UserError as error:
         raise UserError(*(f"{path}: {fault}" for fault in error.faults)) from None
-    out = Path(options.out) if options.out else path.with_name(f"{path.name}.agreement")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "agreement.html", agreement_page(report))
-    write_text(out / "agreement.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    made = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_files(out, {"agreement.html": agreement_page(report), "agreement.json": made})
     console.result(f"{agreement_text(report)}\nwritten to {out}", out=str(out), report=report)
     return 0
 

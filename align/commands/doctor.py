@@ -74,11 +74,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from align.doctor import Collector, examine
     from align.doctor.sets import Gallery, entry_of
     from align.doctor.thresholds import read_limits
+    from align.report.folder import check_folder
 
     limits = read_limits(options.fail_on)
+    if options.seed < 0:
+        raise UserError(f"--seed: {options.seed}; expected 0 or more")
     subject = _recipe(options) if _is_recipe(options.files[0]) else _files(options)
     if subject.image_root is not None and not subject.image_root.is_dir():
         raise UserError(f"--image-root: {subject.image_root} is not a folder; image paths are relative to it")
+    out = Path(options.out) if options.out else subject.out
+    check_folder(out)
     sets = _sets(options, console)
     gallery = Gallery(subject.image_root, prints=bool(sets))
     collector = Collector()
@@ -96,17 +101,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         collector.tables(), score=subject.score, leakage=[overlap.result() for overlap in sets], bad_rows=bad,
         limits=limits, by=options.fail_by, funnel=subject.funnel, seed=options.seed,
     )  # fmt: skip
-    return _tell(report, Path(options.out) if options.out else subject.out, console)
+    return _tell(report, out, console)
 
 
 def _tell(report: Mapping[str, Any], out: Path, console: Console) -> int:
     from align.doctor.words import findings, limit_text, verdict_text
     from align.report.doctor import doctor_page
-    from annotate.jsonl import write_text
+    from align.report.folder import write_files
 
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "doctor.html", doctor_page(report))
-    write_text(out / "doctor.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    made = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_files(out, {"doctor.html": doctor_page(report), "doctor.json": made})
     console.result(
         f"{verdict_text(report)}written to {out}", out=str(out), limits=report["limits"],
         findings=[{"level": f.level, "topic": f.topic, "text": f.text} for f in findings(report)],

@@ -21,6 +21,7 @@ from typing import Any
 
 from align.evaluate.benchmark import read_row
 from align.formats.containers import read_rows
+from align.formats.images import inside
 from align.formats.reading import format_of, read_file
 from align.formats.store import UNOPENED
 from align.overlap import Entry
@@ -69,9 +70,10 @@ class Gallery:
         if self.root is None:
             return None
         if path not in self.known:
-            file = self.root / path
-            inside = "\0" not in path and file.resolve().is_relative_to(self.root.resolve())
-            self.known[path] = read_print(file) if inside else None
+            try:
+                self.known[path] = read_print(inside(self.root, path))
+            except RecordError:
+                self.known[path] = None
         return self.known[path]
 
 

@@ -7,8 +7,9 @@
          "record": "91ab…", "evidence": "is there a dog"}, …]}
 
 Text is compared as words: NFKC, lower case, without punctuation and spacing. A question is *contained* in a record
-that holds at least `min_share` of its n-grams: of 13 words, as GPT-3's check has it (Brown et al. 2020, appendix C), of
-8 where it is shorter than 13; with fewer than 8 words it must be equal to a text of the record or to one of its lines.
+whose text holds at least `min_share` of the n-grams of one of its turns: of 13 words, as GPT-3's check has it (Brown et
+al. 2020, appendix C), of 8 where the turn is shorter than 13; one of fewer than 8 words must be equal to a text of the
+record or to one of its lines.
 What stands in more than 1% of the questions (and in more than ten) is the set's own form of words, as "Answer with a
 single word." is: such n-grams and lines count for none of them. Of the turns of a question the first is compared as an
 exact text, later ones where they have 8 words.
@@ -102,6 +103,9 @@ class TextIndex:
         least = min(sizes)
         self.exact: dict[str, list[int]] = defaultdict(list)
         self.grams: dict[int, dict[str, list[int]]] = {size: {} for size in sizes}
+        """Size -> n-gram -> the turns that hold it."""
+        self.question: list[int] = []
+        """Turn -> the number of its question."""
         forms = _forms(questions)
         for number, texts in enumerate(questions):
             split = [words(text) for text in texts]
@@ -109,26 +113,30 @@ class TextIndex:
             for key in {" ".join(w) for side in (split, bare) for i, w in enumerate(side) if i == 0 or len(w) >= least}:
                 if key:
                     self.exact[key].append(number)
-            longest = max(map(len, split), default=0)
-            size = next((s for s in sorted(sizes, reverse=True) if s <= longest), None)
-            if size is not None:
-                for gram in {g for w in split for g in ngrams(w, size)}:
-                    self.grams[size].setdefault(gram, []).append(number)
+            for turn in split:
+                size = next((s for s in sorted(sizes, reverse=True) if s <= len(turn)), None)
+                if size is not None:
+                    for gram in set(ngrams(turn, size)):
+                        self.grams[size].setdefault(gram, []).append(len(self.question))
+                    self.question.append(number)
         self.totals = self._without_forms(len(questions))
+        self.searched = {self.question[turn] for turn, total in enumerate(self.totals) if total}
+        """Questions that are found by their n-grams; the others only where their texts are equal."""
         # the first two words of each n-gram: a quick no for nearly every place of a text
         self.starts = {s: {tuple(g.split(" ", 2)[:2]) for g in grams} for s, grams in self.grams.items()}
 
     def _without_forms(self, n: int) -> list[int]:
-        """Leave out the n-grams that many questions share; how many each has left."""
+        """Leave out the n-grams that many questions share; how many each turn has left."""
         most = _many(n)
         left: Counter[int] = Counter()
         for size, grams in self.grams.items():
-            self.grams[size] = {gram: found for gram, found in grams.items() if len(found) <= most}
-            left.update(number for found in self.grams[size].values() for number in found)
-        return [left[number] for number in range(n)]
+            kept = {g: turns for g, turns in grams.items() if len({self.question[turn] for turn in turns}) <= most}
+            self.grams[size] = kept
+            left.update(turn for turns in kept.values() for turn in turns)
+        return [left[turn] for turn in range(len(self.question))]
 
     def look_up(self, text: str) -> Iterator[tuple[int, Hit]]:
-        """Each question that stands in `text`, whole or in part."""
+        """Each question that stands in `text`, whole or in part; once for each turn that does."""
         lines = _lines(text)
         split = [word for line in lines for word in line]
         same: set[int] = set()
@@ -142,11 +150,12 @@ class TextIndex:
         for size, starts in self.starts.items():
             for i in [i for i, pair in enumerate(pairs) if pair in starts]:
                 gram = " ".join(split[i : i + size])
-                for number in self.grams[size].get(gram, ()):
-                    hits[number][gram] = None
-        for number, found in hits.items():
+                for turn in self.grams[size].get(gram, ()):
+                    hits[turn][gram] = None
+        for turn, found in hits.items():
+            number = self.question[turn]
             if number not in same:
-                share = len(found) / self.totals[number]
+                share = len(found) / self.totals[turn]
                 yield number, Hit(share=share, exact=False, shown=next(iter(found)))
 
 
@@ -224,7 +233,7 @@ class Overlap:
                 "exact": texts["exact"],
                 "contained": texts["contained"],
                 "touched": texts["touched"],
-                "exact_only": sum(not self.index.totals[number] for number in self.wording),
+                "exact_only": sum(number not in self.index.searched for number in self.wording),
             },
             "images": {
                 "shared": _share(pictures["same"] + pictures["near"], len(comparable), why),

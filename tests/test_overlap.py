@@ -151,6 +151,22 @@ def test_later_turns_are_exact_texts_only_where_they_are_long() -> None:
     assert found([two], [question("r", "Write a poem.")])["findings"][0]["text"] == "exact"
 
 
+def test_the_turn_that_is_contained_most_decides() -> None:
+    """The first turn, 2 n-grams, stands in a longer text: all of the turn, though 2 of the 22 of the question."""
+    first = "Compose an engaging travel blog post about a recent trip of yours to Hawaii"  # 14 words: 2 n-grams
+    asked = question("q", first, PASSAGE, "Shorter.")
+    result = found([asked], [question("r", first + " Thanks!")])
+    assert (result["findings"][0]["text"], result["findings"][0]["share"]) == ("contained", 1.0)
+    assert result["leaked"] == {"value": 1.0, "n": 1}
+    # of two turns that are there in part, neither adds to the other
+    parts = " ".join(first.split()[:13]) + ". " + " ".join(PASSAGE.split()[:16])  # 1 of 2, 4 of 20
+    assert found([asked], [question("r", parts)])["findings"][0]["share"] == 0.5
+    # a turn of 8 to 12 words has n-grams of 8 beside a turn that has longer ones
+    short = "How many green bottles are standing on the wall"  # 9 words: 2
+    result = found([question("q", short, PASSAGE)], [question("r", f"Please: {short}, thank you")])
+    assert (result["findings"][0]["share"], result["text"]["exact_only"]) == (1.0, 0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.permutations(range(6)), st.permutations(range(4)))
 def test_what_is_found_depends_on_no_order(records: list[int], questions: list[int]) -> None:
@@ -419,6 +435,10 @@ def test_real_sets_are_found_in_themselves_and_not_in_each_other() -> None:
     assert (len(mt), len(pope)) == (80, 8910)
     assert found(mt, mt)["leaked"] == {"value": 1.0, "n": 80}
     assert found(mt, pope)["n_findings"] == 0
+    # wrapped a little, all first turns are found that have 8 words
+    wrapped = found(mt, [Entry(id=q.id, texts=(f"{q.texts[0]} Thanks!",)) for q in mt])
+    short = sum(len(words(q.texts[0])) < 8 for q in mt)
+    assert wrapped["leaked"] == {"value": round(1 - short / 80, 4), "n": 80} and short <= 2
     # POPE's own file holds the same questions without LLaVA's second line
     plain = load_set("plain", Path(REAL) / "pope" / "coco_pope_random.json", None)
     known = {q.texts[0] for q in plain}

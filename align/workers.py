@@ -1,10 +1,15 @@
-"""Work spread over processes, its results in the order of the work.
+"""Work spread over processes, its results in the order of the work; and stops that leave nothing behind.
 
-    for result in in_order(count_lines, [Range(0, 100), Range(100, 200)], workers=2): ...
+    with stopped_once(), crew(2) as in_order:
+        list(in_order(len, ["one", "three"]))   ->   [3, 5]
 
 The work is a function of a module with what it needs in its argument, so that it can be sent to a process, whichever
 way that was started. One worker is no process at all. The processes end with ours: after the last result, at an error,
 at Ctrl-C, and also when ours is killed.
+
+Each worker has a pipe to us and shares nothing with the others, neither lock nor queue: so it can be killed in the
+middle of anything without that anyone waits for it. `concurrent.futures` cannot do that: a worker that is killed with
+the lock of a queue, or half a result in it, stops all others and its parent for good.
 """
 
 from __future__ import annotations
@@ -14,17 +19,22 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
-from typing import Protocol, TypeVar
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any, Protocol, TypeVar
 
 from annotate.errors import MmalignError
 
 T = TypeVar("T")
 R = TypeVar("R")
+STOPS = (signal.SIGINT, signal.SIGTERM)
+IN_HAND = 2
+"""Items given to a worker at once, so that it has one to go on with while we look at the last."""
 
 
 class InOrder(Protocol):
@@ -38,29 +48,154 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# -------------------------------------------------------------------------------------------------------------- stops
+
+
+@contextmanager
+def stopped_once() -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM, where that is caught) is heard; what clears up after it hears no second one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not for us
+        return
+    before = {number: handler for number in STOPS if callable(handler := signal.getsignal(number))}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        before[signal.Signals(number)](number, frame)  # which raises KeyboardInterrupt
+        for each in before:  # a handler of another kind, after which work goes on
+            signal.signal(each, stop)
+
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """For the last moment, in which half would be left: no Ctrl-C and no SIGTERM is heard."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------------------------------------------- crew
+
+
 @contextmanager
 def crew(workers: int, *, context: BaseContext | None = None) -> Iterator[InOrder]:
-    """A function that works on items in so many processes and yields the results in the order of the items."""
+    """A function that works on items in so many processes and yields the results in the order of the items.
+
+    One call of it is worked off before the next begins. However the block ends, the workers are gone before it goes
+    on: what they write to may be removed next.
+    """
     if workers <= 1:
         yield lambda work, items: map(work, items)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=context or _context(), initializer=_begin)
+    processes, pipes = list[BaseProcess](), list[Connection]()
     try:
-        yield lambda work, items: pool.map(work, items)
-    except BrokenProcessPool:
-        raise MmalignError(
-            "a worker process was killed, perhaps for want of memory; nothing was written. Try again with fewer "
-            "workers (--workers 1)"
-        ) from None
+        _start(workers, context or _context(), processes, pipes)
+        yield lambda work, items: _in_order(pipes, work, items)
     finally:
-        # what is not begun is dropped, what is under way is waited for: it may write to files that are removed next
-        pool.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+        for pipe in pipes:
+            pipe.close()
 
 
 def _context() -> BaseContext:
     """Fork starts at once and asks nothing of the caller's script, but not beside threads, and not on macOS."""
     alone = threading.active_count() == 1
     return multiprocessing.get_context("fork" if sys.platform == "linux" and alone else "spawn")
+
+
+def _start(workers: int, context: BaseContext, processes: list[BaseProcess], pipes: list[Connection]) -> None:
+    """Signals wait meanwhile: no process is begun and not noted, none hears what is for us before it can say so."""
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+            process.start()
+            theirs.close()  # else the end of the worker would not be the end of the pipe
+            processes.append(process)
+            pipes.append(ours)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+
+
+def _in_order(pipes: Sequence[Connection], work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    rest = iter(range(len(items)))
+    found: dict[int, R] = {}
+    for pipe in pipes:
+        with _heard():
+            pipe.send((work, items))  # whole, and once: then only places are sent, which never fill a pipe
+    for _ in range(IN_HAND):
+        for pipe in pipes:
+            _give(pipe, rest)
+    for place in range(len(items)):
+        while place not in found:
+            for ready in wait(pipes):
+                assert isinstance(ready, Connection)
+                with _heard():
+                    at, result, told = ready.recv()
+                if told:
+                    raise result from RuntimeError(f"in a worker\n{told}")
+                found[at] = result
+                _give(ready, rest)
+        yield found.pop(place)
+
+
+def _give(pipe: Connection, rest: Iterator[int]) -> None:
+    place = next(rest, None)
+    if place is not None:
+        with _heard():
+            pipe.send(place)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise MmalignError(
+            "a worker process was killed, perhaps for want of memory; nothing was written. Try again with fewer "
+            "workers (--workers 1)"
+        ) from None
+
+
+# -------------------------------------------------------------------------------------------------------- in a worker
+
+
+def _work(pipe: Connection) -> None:
+    """What a worker does: results for places of the items it was told of, until it is killed."""
+    _begin()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group it is for the parent too
+    work: Callable[[Any], Any] = len
+    items: Sequence[Any] = ()
+    with suppress(EOFError, ConnectionError):  # the parent is gone
+        while True:
+            order = pipe.recv()
+            if isinstance(order, tuple):
+                work, items = order
+                continue
+            try:
+                answer = order, work(items[order]), ""
+            except Exception as error:
+                answer = order, error, traceback.format_exc()
+            pipe.send(answer)
 
 
 def _begin() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from align.formats.store import ImageStore
 from align.pairs import Pairs
 from align.pairs.build import build_files
 from align.pairs.lengths import balanced
+from align.workers import crew, stopped_once, unstoppable
 from annotate.errors import UserError
 from annotate.jsonl import read_lines, read_records, write_records
 from annotate.records import PreferencePair, replace
@@ -253,19 +255,21 @@ from align.pairs.build import build_files
 import signal
 signal.signal(signal.SIGTERM, _interrupt)
 if __name__ == "__main__":
-    build_files(Path(sys.argv[1]), Path(sys.argv[2]), Pairs(), 0, workers=2, part_bytes=20_000)
+    build_files(Path(sys.argv[1]), Path(sys.argv[2]), Pairs(), 0, workers=2, part_bytes=int(sys.argv[3]))
 """
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """A run by two workers that takes some seconds, caught when it has begun to write."""
     write_records(tmp_path / "a.jsonl", [annotated(f"{i}?", [A, B, C, D, CLOSE] * 4) for i in range(1500)])
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "a.jsonl"), str(tmp_path / "out")]
+    part_bytes = str(getattr(request, "param", 20_000))
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "a.jsonl"), str(tmp_path / "out"), part_bytes]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
-    until(lambda: any(tmp_path.glob(".out.pairs-*/preference.jsonl")))
+    until(lambda: any(tmp_path.glob(".out.pairs-*/*preference.jsonl")))
     yield process
-    process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert process.stderr is not None
     process.stderr.close()
@@ -292,12 +296,15 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing(tmp_path, running, number):
+@pytest.mark.parametrize("again_after", [None, 0, 0.1])
+@pytest.mark.parametrize("running", [2_000_000], indirect=True, ids=["large parts"])
+def test_an_interrupted_run_leaves_nothing_however_often_one_asks(tmp_path, running, number, again_after):
+    """`timeout 300 align pairs ...` makes two signals of one Ctrl-C, and so do people."""
     workers = children(running.pid)
-    if number == signal.SIGINT:
-        os.killpg(running.pid, number)  # as the terminal does: to all of them
-    else:
-        running.send_signal(number)
+    os.killpg(running.pid, number)  # as the terminal does: to all of them
+    if again_after is not None:
+        time.sleep(again_after)
+        os.killpg(running.pid, number)
     _, said = running.communicate(timeout=20)
     assert running.returncode != 0 and said.count(b"Traceback") == 1 and b"KeyboardInterrupt" in said
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
@@ -325,3 +332,35 @@ def test_what_a_killed_run_left_goes_with_the_next_but_not_that_of_a_living_one(
     build_files(tmp_path / "small.jsonl", tmp_path / "out", Pairs(), 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out", "small.jsonl"]
     assert [k for k, _ in groupby(read_records(tmp_path / "out" / "preference.jsonl", PreferencePair))] != []
+
+
+# ------------------------------------------------------------------------------------------------------------- a crew
+
+
+def third(text: str) -> str:
+    return text[2]
+
+
+def test_a_crew_gives_results_in_the_order_of_the_items_and_errors_with_where_they_come_from():
+    with stopped_once(), crew(2) as in_order:
+        assert list(in_order(len, ["one", "three", "", "seven"])) == [3, 5, 0, 5]
+        assert list(in_order(third, ["one"])) == ["e"]
+        with pytest.raises(IndexError) as caught:
+            list(in_order(third, ["one", "no"]))
+    assert "in third" in str(caught.value.__cause__)
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_stop_is_heard_once_while_its_remains_are_cleared_up():
+    cleared = []
+    with pytest.raises(KeyboardInterrupt), stopped_once():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            cleared.append(True)
+    assert cleared == [True]
+    with unstoppable():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)

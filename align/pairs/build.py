@@ -42,7 +42,7 @@ from align.pairs.score import check_settings
 from align.pairs.sets import SETS
 from align.pairs.steerlm import conditioning
 from align.settings import Pairs
-from align.workers import InOrder, crew, processors
+from align.workers import InOrder, crew, processors, stopped_once, unstoppable
 from annotate.errors import UserError
 from annotate.records import Rubric, replace
 from annotate.rubric import followed, load_rubric
@@ -83,7 +83,7 @@ def build_files(
     if workers is None:
         workers = processors() if size >= WORTH_WORKERS else 1
     try:
-        with _workspace(outdir) as workspace:
+        with stopped_once(), _workspace(outdir) as workspace:
             job = Job(
                 path=ratings, lines=lines, form=form, settings=settings, seed=seed, rubric=given, image_root=image_root,
                 image_folder=workspace / "images", workspace=workspace, in_parts=workers > 1,
@@ -91,7 +91,8 @@ def build_files(
             with crew(workers, context=context) as work:
                 made = _build(job, size, part_bytes, work, progress)
             funnel = _write_summaries(made, job)
-            _move(workspace, outdir)
+            with unstoppable():
+                _move(workspace, outdir)
             return funnel
     except OSError as error:
         raise UserError(f"{outdir}: cannot be written ({error.strerror})") from None

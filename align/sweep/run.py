@@ -145,10 +145,11 @@ def _bring_point(run: Run, console: Console, kin: Kin, yes: bool) -> Outcome:
 
 def _tidy() -> None:
     """Let go of a point's model before the next one loads its own."""
-    gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch is not None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:

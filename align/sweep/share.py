@@ -20,8 +20,8 @@ from align.console import Console
 from align.recipe import Recipe, identity_options
 from align.runner import Prompted, Runner
 from align.settings import Prompts
-from align.stages import Stage
-from align.state import earlier, present, read_manifest, stage_identity, state_of
+from align.stages import STAGES, Stage
+from align.state import earlier, present, read_manifest, stage_identity, state_of, states
 from align.workspace import _NEW, StageFolder, locked
 from annotate.errors import UserError
 from annotate.journal import Journal, read_journal
@@ -90,26 +90,31 @@ class SharingRunner(Runner):
     def __init__(self, recipe: Recipe, console: Console, kin: Kin, *, yes: bool = False) -> None:
         super().__init__(recipe, console, yes=yes)
         self.kin = kin
+        self._ready: list[str] = []
         self.prompts = kin.prompts(recipe)
 
     def bring(self, target: str | None) -> None:
         """What lies ready is taken before the input is checked, which then has less to check."""
         with locked(self.recipe.folder):
-            ready = [stage.name for stage in takewhile(self._adopted, present(self.recipe))]
-        if ready:
-            self.console.tell("shared", f"{', '.join(ready)}: ready", stages=ready)
+            stages = present(self.recipe)
+            known = states(self.recipe, self.models, stages)
+            for stage in takewhile(lambda s: known[s.name].kind == "done" or self._adopted(s), stages):
+                self._ready.append(stage.name)
+        if self._ready:
+            self.console.tell("shared", f"{', '.join(self._ready)}: ready", stages=self._ready)
         super().bring(target)
 
     def _bring(self, stage: Stage, target: str | None) -> None:
-        if not self._adopted(stage):
+        if stage.name not in self._ready and not self._adopted(stage):
             super()._bring(stage, target)
 
     def _adopted(self, stage: Stage) -> bool:
         """Whether the stage is done, if need be by taking what another run has."""
-        state = state_of(self.recipe, stage, self.models)
-        if state.kind == "done":
+        before = earlier(self.recipe, stage)
+        known = states(self.recipe, self.models, [*(STAGES[name] for name in before), stage])
+        if known[stage.name].kind == "done":
             return True
-        if any(state_of(self.recipe, before, self.models).kind != "done" for before in _before(self.recipe, stage)):
+        if any(known[name].kind != "done" for name in before):
             return False
         identity, _ = stage_identity(self.recipe, stage, self.models)
         source = self.kin.finished(stage.name, identity)
@@ -180,11 +185,6 @@ def _link(source: Path, target: Path) -> None:
         return  # gone since: the stage will be found wanting, and is done anew
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _before(recipe: Recipe, stage: Stage) -> list[Stage]:
-    names = earlier(recipe, stage)
-    return [other for other in present(recipe) if other.name in names]
 
 
 # ---------------------------------------------------------------------------------------------------------- foresight

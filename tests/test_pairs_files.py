@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from pair_groups import CLOSE, HELPSTEER, A, B, C, D, annotated, work
@@ -201,3 +203,36 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     write_records(tmp_path / "annotated.jsonl", HAND)
     with pytest.raises(UserError, match=r"annotated.jsonl/out: cannot be written \("):
         build_files(tmp_path / "annotated.jsonl", tmp_path / "annotated.jsonl" / "out", Pairs(), 0)
+
+
+def test_a_folder_on_another_file_system_by_a_link(tmp_path):
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    with TemporaryDirectory(dir=elsewhere) as name:
+        for linked in (Path(name), Path(name) / "new"):  # which is there, and which is yet to be made
+            out = tmp_path / f"out-{linked.name}"
+            out.symlink_to(linked)
+            build_files(tmp_path / "annotated.jsonl", out, Pairs(), 0)
+            assert len((linked / "preference.jsonl").read_text().splitlines()) == 2
+        assert [p for p in Path(name).rglob(".*")] == []  # no leftovers
+    assert [p for p in tmp_path.rglob(".*")] == []
+
+
+def test_leftovers_in_the_folder_go_with_the_next_run(tmp_path):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    for left in (tmp_path / ".out.pairs-x", tmp_path / "out" / ".out.pairs-y"):
+        left.mkdir(parents=True)
+        (left / "lock").touch()
+    build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+    assert [p for p in tmp_path.rglob(".*")] == []
+
+
+def test_folders_that_are_none(tmp_path):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    with pytest.raises(UserError, match=r"^/: is the root of all files; give a folder to write to$"):
+        build_files(tmp_path / "annotated.jsonl", Path("/"), Pairs(), 0)
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    with pytest.raises(UserError, match=r"round: cannot be written \(is a link to itself\)$"):
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "round", Pairs(), 0)

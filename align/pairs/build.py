@@ -77,13 +77,12 @@ def build_files(
     """
     check_settings(settings)
     given = load_rubric(rubric)[0] if rubric else None
-    if outdir.exists() and not outdir.is_dir():
-        raise UserError(f"{outdir}: is a file; give a folder to write to")
+    target = _target(outdir)
     size, lines, form = _looked_at(ratings, form)
     if workers is None:
         workers = processors() if size >= WORTH_WORKERS else 1
     try:
-        with stopped_once(), _workspace(outdir) as workspace:
+        with stopped_once(), _workspace(target) as workspace:
             job = Job(
                 path=ratings, lines=lines, form=form, settings=settings, seed=seed, rubric=given, image_root=image_root,
                 image_folder=workspace / "images", workspace=workspace, in_parts=workers > 1,
@@ -92,7 +91,7 @@ def build_files(
                 made = _build(job, size, part_bytes, work, progress)
             funnel = _write_summaries(made, job)
             with unstoppable():
-                _move(workspace, outdir)
+                _move(workspace, target)
             return funnel
     except OSError as error:
         raise UserError(f"{outdir}: cannot be written ({error.strerror})") from None
@@ -111,16 +110,34 @@ def _looked_at(path: Path, form: str) -> tuple[int, bool, str]:
     return size, container_of(path) == "jsonl" and not zipped, format_of(path, form).name
 
 
+def _target(outdir: Path) -> Path:
+    """The folder that is meant, links followed."""
+    try:
+        target = outdir.resolve()
+        a_file = target.exists() and not target.is_dir()
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or "is a link to itself"
+        raise UserError(f"{outdir}: cannot be written ({why})") from None
+    if a_file:
+        raise UserError(f"{outdir}: is a file; give a folder to write to")
+    if target == target.parent:
+        raise UserError(f"{outdir}: is the root of all files; give a folder to write to")
+    return target
+
+
 @contextmanager
 def _workspace(outdir: Path) -> Iterator[Path]:
-    """A folder beside OUTDIR, gone in the end. What a killed run left is known by its free lock, and goes too."""
-    near = next(folder for folder in outdir.absolute().parents if folder.exists())
+    """A folder on the file system of OUTDIR, gone in the end: in it, or beside it where it is yet to be made.
+
+    What a killed run left in either place is known by its free lock, and goes too.
+    """
     prefix = f".{outdir.name}.pairs-"
-    for left in near.glob(f"{glob.escape(prefix)}*"):
+    near = next(folder for folder in outdir.parents if folder.exists())
+    for left in (*near.glob(f"{glob.escape(prefix)}*"), *outdir.glob(f"{glob.escape(prefix)}*")):
         with suppress(OSError), (left / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
-    workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=near))
+    workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=outdir if outdir.exists() else near))
     try:
         with (workspace / "lock").open("wb") as lock:
             with suppress(OSError):  # a file system without locks
@@ -134,7 +151,7 @@ def _move(workspace: Path, outdir: Path) -> None:
     """What was made, to where it is wanted; what an earlier run made and this one did not goes."""
     for image in (workspace / "images").glob("*"):
         (outdir / "images").mkdir(parents=True, exist_ok=True)
-        image.replace(outdir / "images" / image.name)
+        shutil.move(image, outdir / "images" / image.name)  # which may lie elsewhere by a link
     outdir.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (workspace / name).exists():

@@ -209,7 +209,8 @@ def test_changes_on_the_command_line(tmp_path: Path) -> None:
         "command line  dpo.trl.beta: not YAML: expected the node content, but found '<stream end>'",
         "command line  write key=value, e.g. sample.n=2; got '=3'",
         "command line  sample.n: expected a whole number, got nothing",
-        "command line  sample.m: unknown key; known: n, temperature, top_p, max_new_tokens, batch_size, engine",
+        "command line  sample.m: unknown key; known: n, temperature, top_p, max_new_tokens, batch_size, batch_tokens, "
+        "engine, logprobs, workers, gpus_per_worker, spread, ray_address",
     ]
 
 

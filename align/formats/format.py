@@ -70,6 +70,8 @@ class Format:
     """The rows of one record. Raises `RecordError` where the format cannot hold it, saying why."""
     group_key: Callable[[Row], str] | None = None
     """For flat formats, with one completion a row (HelpSteer): what rows of one prompt have in common."""
+    key_fields: tuple[str, ...] = ()
+    """The fields that `group_key` looks at: of JSON Lines nothing else is decoded to sort them. Empty: all."""
     read_group: Callable[[Sequence[Row], Images], Sequence[Made]] | None = None
     """For flat formats, instead of `read`: the record of all rows of a prompt, in any order."""
     companions: Callable[[Path, Kind], Mapping[Path, Any]] | None = None

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from zlib import crc32
 
 import msgspec
 
-from align.formats.containers import Progress, read_rows
+from align.formats.containers import Progress, decoded, read_rows
 from align.formats.format import Format, Images, Made, Row
 from annotate.errors import RecordError
 
@@ -39,7 +39,7 @@ _MOST_TOGETHER = 100
 
 
 Rows = list[tuple[int, Any]]
-"""Rows that stand together, with their numbers in their part of the file."""
+"""Rows that stand together, with their numbers in their part of the file; `bytes` are a line of JSON."""
 Entry = tuple[int, str, int, int, msgspec.Raw]
 """(hash of the key, key, part of the file, number of the first, `Rows`): these are decoded one group at a time."""
 _ENCODER = msgspec.msgpack.Encoder()
@@ -65,8 +65,8 @@ class Partition:
         self._together: tuple[str, int, Rows] = "", 0, []
         """Key, part and rows of those that came last: mostly the rows of a prompt stand together."""
 
-    def add(self, part: int, number: int, row: Any, told: Told) -> None:
-        """Deal out one row; one that has no key, or cannot be kept, is told."""
+    def add(self, part: int, number: int, row: Any, told: Told, line: bytes | None = None) -> None:
+        """Deal out one row; one that has no key, or cannot be kept, is told. With its `line` the key fields will do."""
         if not isinstance(row, dict):
             told(number, f"expected an object, got {type(row).__name__}")
             return
@@ -76,11 +76,12 @@ class Partition:
             told(number, error)
             return
         last, _, rows = self._together
+        kept = row if line is None else line
         if key != last or len(rows) == _MOST_TOGETHER:
             self._put(told)
-            self._together = key, part, [(number, row)]
+            self._together = key, part, [(number, kept)]
         else:
-            rows.append((number, row))
+            rows.append((number, kept))
 
     def _put(self, told: Told) -> None:
         key, part, rows = self._together
@@ -130,7 +131,13 @@ def _file(folder: Path, bucket: int, process: int | str) -> Path:
     return folder / f"bucket-{bucket:04}.{process}"
 
 
-def groups(folder: Path, bucket: int, first_numbers: Sequence[int]) -> Iterator[Group]:
+def key_decoder(fields: Sequence[str]) -> Callable[[bytes], Any]:
+    """Reads some fields of a line of JSON, as far as they are there, and passes over the others."""
+    typed_dict: Any = TypedDict
+    return msgspec.json.Decoder(typed_dict("Key", dict.fromkeys(fields, Any), total=False)).decode
+
+
+def groups(folder: Path, bucket: int, first_numbers: Sequence[int], told: Told) -> Iterator[Group]:
     """Pass 2: the groups of one bucket. `first_numbers`: per part what its rows' numbers are counted from."""
     entries: list[Entry] = []
     for file in folder.glob(_file(folder, bucket, "*").name):
@@ -138,10 +145,20 @@ def groups(folder: Path, bucket: int, first_numbers: Sequence[int]) -> Iterator[
             while size := int.from_bytes(stream.read(8), "big"):
                 entries += _ENTRIES.decode(stream.read(size + 5))
     entries.sort(key=_BY_PLACE)
-    for _, group in groupby(entries, _BY_KEY):
-        yield [
-            (first_numbers[part] + number, row) for _, _, part, _, rows in group for number, row in _ROWS.decode(rows)
-        ]
+    for _, together in groupby(entries, _BY_KEY):
+        group: list[tuple[int, Row]] = []
+        for _, _, part, _, rows in together:
+            before = first_numbers[part]
+            for number, row in _ROWS.decode(rows):
+                if type(row) is bytes:
+                    placed = decoded(before + number, row)
+                    if placed.fault:
+                        told(placed.number, placed.fault)
+                        continue
+                    row = placed.value
+                group.append((before + number, row))
+        if group:
+            yield group
 
 
 def records_of(group: Group, form: Format, images: Images, told: Told) -> Sequence[Made]:
@@ -175,7 +192,7 @@ def read_grouped(path: Path, form: Format, images: Images, told: Told, progress:
         folder = Path(name)
         buckets = partition_rows(path, folder, form, told, lambda done, total: progress(done, 2 * total))
         for bucket in range(buckets):
-            for group in groups(folder, bucket, [0]):
+            for group in groups(folder, bucket, [0], told):
                 yield from records_of(group, form, images, told)
             progress(size + size * (bucket + 1) // buckets, 2 * size)
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -24,10 +23,13 @@ from align.formats.messages import Spoken, images_of
 from align.formats.parts import check_json, prompt_from, text_in
 from align.formats.rated import Answer, annotated_of, shipped_rubric, whole_scores
 from annotate.errors import RecordError
-from annotate.records import IMAGE_PLACEHOLDER, Annotated
+from annotate.records import IMAGE_PLACEHOLDER
+from annotate.records import Annotated as AnnotatedPrompt
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 _OURS = {"prompt", "response", "image", *ATTRIBUTES}
+_NEEDED = len(_OURS) - 1
+_Points = Annotated[int, msgspec.Meta(ge=0, le=4)]
 _MARKS: Mapping[str, str] = {"assistant": "\n<extra_id_1>Assistant\n", "user": "\n<extra_id_1>User\n"}
 
 
@@ -39,49 +41,78 @@ def _recognises(row: Row) -> bool:
 
 
 def _group_key(row: Row) -> str:
-    """Prompt and images; the ratings of a row are checked when its prompt is read."""
-    if not _OURS.issuperset(row):
-        for name in row.keys() - _OURS:
-            check_json(row[name], name)
+    """Prompt and images; the rest of a row is checked when its prompt is read."""
     image = row.get("image")
     paths = image if isinstance(image, list) else [] if image is None else [image]
     return msgspec.json.encode((text_in(row, "prompt"), paths)).decode()
 
 
-def _ratings(row: Row) -> tuple[int, ...]:
-    """In the order of ATTRIBUTES. Raises `RecordError` for one that is missing, or no whole number from 0 to 4."""
+class _Rated(msgspec.Struct, order=True, gc=False):
+    """What a row says of one answer, as it must be; sorted by text, then by ratings."""
+
+    response: str
+    helpfulness: _Points
+    correctness: _Points
+    coherence: _Points
+    complexity: _Points
+    verbosity: _Points
+
+
+def _rated(rows: Sequence[Row]) -> list[_Rated]:
+    """Raises `RecordError` for the first row with a field that is missing or wrong."""
     try:
-        values = _IN_ORDER(row)
-    except KeyError:
-        missing = next(name for name in ATTRIBUTES if name not in row)
-        raise RecordError(f"{missing}: missing; every row has the five ratings {', '.join(ATTRIBUTES)}") from None
-    if _WHOLE.issuperset(map(type, values)) and 0 <= min(values) and max(values) <= 4:
-        return values
-    name, value = next((n, v) for n, v in zip(ATTRIBUTES, values, strict=True) if type(v) is not int or not 0 <= v <= 4)
-    raise RecordError(f"{name}: {value!r} is not a whole number from 0 to 4; write it as one, or drop the row")
+        return msgspec.convert(rows, list[_Rated])
+    except msgspec.ValidationError:
+        for row in rows:
+            _check(row)
+        raise
 
 
-_IN_ORDER: Callable[[Row], tuple[Any, ...]] = itemgetter(*ATTRIBUTES)
-_WHOLE = {int}
+def _check(row: Row) -> None:
+    """The words for what is wrong with a row."""
+    text_in(row, "response")
+    for name in ATTRIBUTES:
+        if name not in row:
+            raise RecordError(f"{name}: missing; every row has the five ratings {', '.join(ATTRIBUTES)}")
+        value = row[name]
+        if type(value) is not int or not 0 <= value <= 4:
+            raise RecordError(f"{name}: {value!r} is not a whole number from 0 to 4; write it as one, or drop the row")
 
 
 def _read_group(rows: Sequence[Row], images: Images, *, rubric: str) -> Sequence[Made]:
-    # the order of rows in a file is no property of the data, and an index is part of a completion's id
-    ordered = sorted([(text_in(row, "response"), _ratings(row), i) for i, row in enumerate(rows)])
+    rated = _rated(rows)
     shown = images_of(rows[0].get("image"), images, "image")
     text = text_in(rows[0], "prompt")
     if IMAGE_PLACEHOLDER not in text:
         text = (IMAGE_PLACEHOLDER + "\n") * len(shown) + text
     meta: dict[str, Any] = {}
-    if not all([_OURS.issuperset(row) for row in rows]):
-        beyond = [{key: value for key, value in rows[i].items() if key not in _OURS} for _, _, i in ordered]
-        meta = {"helpsteer": {"rows": beyond}}
+    if any([len(row) > _NEEDED + ("image" in row) for row in rows]):
+        in_order = sorted(range(len(rows)), key=rated.__getitem__)
+        meta = {"helpsteer": {"rows": [_beyond_ours(rows[i]) for i in in_order]}}
     prompt = prompt_from(_turns(text), shown, where="prompt", meta=meta)
+    # the order of rows in a file is no property of the data, and an index is part of a completion's id
     answers = [
-        Answer(text=response, model="unknown", scores=dict(zip(ATTRIBUTES, ratings, strict=True)))
-        for response, ratings, _ in ordered
+        Answer(
+            text=one.response,
+            model="unknown",
+            scores={
+                "helpfulness": one.helpfulness,
+                "correctness": one.correctness,
+                "coherence": one.coherence,
+                "complexity": one.complexity,
+                "verbosity": one.verbosity,
+            },
+        )
+        for one in sorted(rated)
     ]
-    return [annotated_of(prompt, answers, rubric=shipped_rubric(rubric), backend="human", model="human")]
+    return [annotated_of(prompt, answers, rubric=shipped_rubric(rubric), backend="human", model="human", checked=True)]
+
+
+def _beyond_ours(row: Row) -> dict[str, Any]:
+    beyond = {key: value for key, value in row.items() if key not in _OURS}
+    for name, value in beyond.items():
+        check_json(value, name)
+    return beyond
 
 
 def _turns(text: str) -> list[Spoken]:
@@ -102,7 +133,7 @@ def _joined(turns: Sequence[Spoken]) -> str:
 
 
 def _write(record: Made, images: Images) -> Sequence[dict[str, Any]]:
-    assert isinstance(record, Annotated)
+    assert isinstance(record, AnnotatedPrompt)
     turns: list[Spoken] = [(turn.role, turn.text) for turn in record.prompt.turns]
     if turns[0][0] == "system":
         raise RecordError(
@@ -122,7 +153,7 @@ def _write(record: Made, images: Images) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def _beyond(record: Annotated) -> Sequence[Mapping[str, Any]]:
+def _beyond(record: AnnotatedPrompt) -> Sequence[Mapping[str, Any]]:
     """Further columns of each row, as long as there are as many rows."""
     found = record.prompt.meta.get("helpsteer")
     rows = found.get("rows") if isinstance(found, Mapping) else None
@@ -139,6 +170,7 @@ def _format(name: str, title: str, recognises: Callable[[Row], bool]) -> Format:
         container="jsonl",
         recognises=recognises,
         group_key=_group_key,
+        key_fields=("prompt", "image"),
         read_group=partial(_read_group, rubric=name),
         write=_write,
     )

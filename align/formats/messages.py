@@ -103,13 +103,15 @@ def images_of(value: Any, images: Images, field: str) -> tuple[Image, ...]:
     """The images a row names (paths) or holds (data: URIs, `{"bytes": ..., "path": ...}`): one, a list, or none."""
     if value is None:
         return ()
+    if isinstance(value, str):
+        return (image_of(value, images, f"{field}[0]"),)
     several = value if isinstance(value, list | tuple) else [value]
     return tuple(image_of(each, images, f"{field}[{i}]") for i, each in enumerate(several))
 
 
 def image_of(value: Any, images: Images, field: str) -> Image:
     path = data = value
-    if isinstance(value, Mapping):
+    if not isinstance(value, str) and isinstance(value, Mapping):
         path, data = value.get("path"), value.get("bytes")
     if isinstance(data, bytes) and data:
         return images.embedded(data, path if isinstance(path, str) else "")

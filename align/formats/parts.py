@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 from align.formats.format import Made, Row
@@ -82,8 +83,8 @@ def one_image(row: Row, field: str = "image") -> str | None:
 
 def prompt_from(turns: Iterable[tuple[Role, str]], images: Sequence[Image], *, where: str, **rest: Any) -> Prompt:
     """A prompt from roles, texts with their placeholders, and the images in order. `where` is named in errors."""
-    turns = tuple(turns)
-    n = sum(text.count(IMAGE_PLACEHOLDER) for _, text in turns)
+    turns = list(turns)
+    n = sum([text.count(IMAGE_PLACEHOLDER) for _, text in turns])
     if n != len(images):
         raise RecordError(
             f"{where}: {n} {IMAGE_PLACEHOLDER} placeholder(s) but {len(images)} image(s): write one "
@@ -101,8 +102,7 @@ def placed(turns: Iterable[tuple[Role, str]], images: Iterable[Image]) -> tuple[
     """The turns, each with the images of its own placeholders, in order."""
     rest = iter(images)
     return tuple(
-        Turn(role=role, text=text, images=tuple(next(rest) for _ in range(text.count(IMAGE_PLACEHOLDER))))
-        for role, text in turns
+        [Turn(role=role, text=text, images=tuple(islice(rest, text.count(IMAGE_PLACEHOLDER)))) for role, text in turns]
     )
 
 

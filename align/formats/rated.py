@@ -34,8 +34,10 @@ def shipped_rubric(name: str) -> Rubric:
     return load_rubric(name)[0]
 
 
-def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, backend: str, model: str) -> Annotated:
-    """The prompt with its answers. Raises `RecordError` where a score is outside of the rubric."""
+def annotated_of(
+    prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, backend: str, model: str, checked: bool = False
+) -> Annotated:
+    """The prompt with its answers. Raises `RecordError` where a score is outside of the rubric, unless `checked`."""
     try:
         completions = [
             Completion.of(prompt_id=prompt.id, model=answer.model, index=index, text=answer.text)
@@ -46,9 +48,7 @@ def annotated_of(prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, b
     ratings = []
     for completion, answer in zip(completions, answers, strict=True):
         if answer.scores:
-            try:
-                rubric.check(answer.scores)
-            except RecordError:
+            if not checked:
                 rubric.check(answer.scores, f"completions[{completion.index}]")
             ratings.append(Rating(completion_id=completion.id, scores=answer.scores, rationale=answer.rationale))
     if not ratings:

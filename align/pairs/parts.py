@@ -21,7 +21,7 @@ import msgspec
 from align.formats import format_named
 from align.formats.containers import decoded, read_rows
 from align.formats.format import KINDS, Images, Made
-from align.formats.grouping import Partition, groups, records_of
+from align.formats.grouping import Partition, groups, key_decoder, records_of
 from align.formats.store import ImageStore
 from align.pairs.account import Account
 from align.pairs.lengths import Gaps, gap
@@ -94,11 +94,24 @@ class Built:
 def deal_part(job: Job, part: Part) -> Built:
     """Pass 1 for a file with one completion a row: its rows into the buckets, see `grouping.py`."""
     built = Built()
-    key = format_named(job.form).group_key
-    assert key is not None
-    partition = Partition(job.workspace, job.buckets, key)
-    for number, row in _rows(job, part, built):
-        partition.add(part.place, number, row, built.told)
+    form = format_named(job.form)
+    assert form.group_key is not None
+    partition = Partition(job.workspace, job.buckets, form.group_key)
+    if job.lines and form.key_fields:
+        key_of = key_decoder(form.key_fields)
+        for number, line in _lines(job, part, built):
+            try:
+                row: Any = key_of(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                placed = decoded(number, line)
+                if placed.fault:
+                    built.told(number, placed.fault)
+                    continue
+                row = placed.value
+            partition.add(part.place, number, row, built.told, line)
+    else:
+        for number, row in _rows(job, part, built):
+            partition.add(part.place, number, row, built.told)
     partition.flush(built.told)
     return built
 
@@ -154,7 +167,7 @@ def _records(job: Job, part: Part, built: Built) -> Iterator[tuple[int, Made]]:
         return
     form, images = format_named(job.form), job.images()
     if job.buckets:
-        for group in groups(job.workspace, part.place, job.first_numbers):
+        for group in groups(job.workspace, part.place, job.first_numbers, built.told):
             for made in records_of(group, form, images, built.told):
                 yield group[0][0], made
         return

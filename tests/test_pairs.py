@@ -92,6 +92,11 @@ def test_thirds_that_sum_to_the_margin_reach_it():
         ([A, (" " + A[0] + "\n", D[1])], Reason.IDENTICAL, "the completions that could be paired say the same"),
         ([A, ("", D[1])], Reason.COMPLETION_EMPTY, "1 of 2 completions are empty"),
         ([A, (" \n", D[1]), ("", D[1])], Reason.COMPLETION_EMPTY, "2 of 3 completions are empty"),
+        (
+            [A, ("See <image>.", D[1])],
+            Reason.INVALID_INPUT,
+            "1 of 2 completions contain <image>, which would be read as an image",
+        ),
         ([A, ("A cat.", None), ("A dog.", None)], Reason.UNRATED, "1 of 3 completions are rated"),
         ([A], Reason.COMPLETIONS_MISSING, "1 completion(s)"),
     ],

@@ -11,7 +11,11 @@ from align.pairs import (
     build_teacher_examples,
     conditioning,
 )
+from align.pairs.account import Account
+from align.pairs.sets import Maker
 from annotate.records import Annotated, Completion, Image, Prompt, Reason, Turn, replace
+
+BUILDERS = (build_preference_pairs, build_steerlm_examples, build_rejection_examples, build_hindsight_examples)
 
 
 def test_steerlm_appends_the_scores_to_the_last_question():
@@ -154,7 +158,19 @@ def test_hindsight_makes_an_example_of_every_pair_or_says_why_not():
     assert [e.completion for e in build_hindsight_examples([row], how, seed=0)] == [A[0], A[0]]
     close = annotated("?", [A, B])
     assert list(build_hindsight_examples([close], how, seed=0)) == list(build_preference_pairs([close], how, seed=0))
-    # a worse answer in which the model wrote the placeholder of an image
-    odd = annotated("?", [A, ("See <image>.", D[1])])
-    (failure,) = build_hindsight_examples([odd], how, seed=0)
-    assert (failure.reason, failure.detail) == (Reason.INVALID_INPUT, "the worse answer holds <image>")
+
+
+def test_an_answer_that_holds_the_placeholder_of_an_image_goes_into_no_set():
+    odd = ("See <image>.", (4, 4, 4, 4, 4))
+    row, alone = annotated("?", [odd, A, D]), annotated("alone?", [odd, ("<image>", D[1])])
+    empty = replace(row, completions=(replace(row.completions[0], text=""), *row.completions[1:]))
+    for build in BUILDERS:
+        made = list(build([row, alone], Pairs(), seed=0))
+        assert made == list(build([empty, alone], Pairs(), seed=0))
+        assert made[-1].reason is Reason.INVALID_INPUT and len(made) > 1
+        assert made[-1].detail == "2 of 2 completions contain <image>, which would be read as an image"
+    account = Account(Pairs())
+    for each in (row, alone):
+        account.add(Maker(Pairs(), seed=0)(each))
+    assert account.total() == {"annotated": 2, "rated": 1, "margin": 1, "kept": 1}
+    assert account.failures == {"invalid_input": 1}

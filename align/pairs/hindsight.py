@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from align.pairs.preference import pairs_of
-from align.pairs.score import Group, Rule, failure, group_of
+from align.pairs.score import Group, Rule, group_of
 from align.settings import Pairs
-from annotate.records import IMAGE_PLACEHOLDER, Annotated, Example, Failure, PreferencePair, Prompt, Reason, Turn
+from annotate.records import Annotated, Example, Failure, PreferencePair, Prompt, Turn
 
 
 def build_hindsight_examples(
@@ -32,10 +32,8 @@ def in_hindsight(group: Group, rule: Rule) -> list[Example] | list[Failure]:
     for pair in pairs_of(group, rule):
         if isinstance(pair, Failure):
             return [pair]
-        if IMAGE_PLACEHOLDER not in pair.rejected.text:
-            made.append(_example(pair, rule.settings))
-    # a model that wrote "<image>" into its answer: as a turn of the prompt that would stand for an image
-    return made or [failure(group.row, Reason.INVALID_INPUT, f"the worse answer holds {IMAGE_PLACEHOLDER}")]
+        made.append(_example(pair, rule.settings))
+    return made
 
 
 def _example(pair: PreferencePair, settings: Pairs) -> Example:

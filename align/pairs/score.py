@@ -42,6 +42,8 @@ class Group(Struct, frozen=True, gc=False):
     """Rated completions without a text."""
     cut: int
     """Rated completions left out because they were cut off."""
+    marked: int = 0
+    """Rated completions that contain `<image>`: trainers would look for an image there."""
 
 
 class Rule:
@@ -171,7 +173,7 @@ def group_of(row: Annotated, rule: Rule) -> Group:
     known = _compared(row.annotations) if rule.compares else mean_scores(row.annotations)
     drop_cut = rule.settings.cut_off == "drop"
     rated = []
-    empty = cut = 0
+    empty = cut = marked = 0
     completions = row.completions
     if not all([c.index == i for i, c in enumerate(completions)]):
         completions = tuple(sorted(completions, key=lambda c: (c.index, c.id)))
@@ -185,13 +187,15 @@ def group_of(row: Annotated, rule: Rule) -> Group:
         text = completion.text.strip()
         if not text:
             empty += 1
+        elif IMAGE_PLACEHOLDER in text:
+            marked += 1
         elif drop_cut and completion.finish_reason == "length":
             cut += 1
         else:
             rated.append(Rated(completion, scores, score, text))
     if known and not rated:
         _look_for_misspelling(row, known, rule)
-    return Group(row, rated, empty, cut)
+    return Group(row, rated, empty, cut, marked)
 
 
 def mean_scores(annotations: Sequence[Annotation]) -> dict[str, Mapping[str, float]]:
@@ -241,7 +245,7 @@ def too_few(group: Group, rule: Rule, at_least: int) -> Failure | None:
     n = len(group.rated)
     if n >= at_least:
         return None
-    row, scored = group.row, n + group.empty + group.cut
+    row, scored = group.row, n + group.empty + group.cut + group.marked
     total = len(row.completions)
     if total < at_least:
         return failure(row, Reason.COMPLETIONS_MISSING, f"{total} completion(s)")
@@ -250,8 +254,11 @@ def too_few(group: Group, rule: Rule, at_least: int) -> Failure | None:
         detail = f"{scored} of {total} completions are {verb}"
         lacking = _lacking(row, rule)
         return failure(row, Reason.UNRATED, f"{detail} for {lacking}" if lacking else detail)
-    if n + group.empty < at_least:
+    if n + group.empty + group.marked < at_least:
         return failure(row, Reason.CUT_OFF, f"{group.cut} of {scored} completions were cut off at max_new_tokens")
+    if n + group.empty < at_least:
+        detail = f"{group.marked} of {scored} completions contain {IMAGE_PLACEHOLDER}, which would be read as an image"
+        return failure(row, Reason.INVALID_INPUT, detail)
     return failure(row, Reason.COMPLETION_EMPTY, f"{group.empty} of {scored} completions are empty")
 
 

@@ -42,6 +42,7 @@ LOST_BEFORE: Mapping[Reason, str] = {
     Reason.UNRATED: "rated",
     Reason.COMPLETION_EMPTY: "rated",
     Reason.CUT_OFF: "rated",
+    Reason.INVALID_INPUT: "rated",
     Reason.NO_MARGIN: "margin",
     Reason.IDENTICAL: "margin",
     Reason.TIED: "kept",

@@ -15,11 +15,15 @@ single word." is: such n-grams and lines count for none of them. Of the turns of
 exact text, later ones where they have 8 words.
 
 Images are equal by sha256 of their bytes, or *near*, as `align/prints.py` says. Near ones are to be looked at: two
-charts with one frame differ little. Flat images (blank, one colour) look alike and are compared with nothing.
+charts with one frame differ little. Flat images (blank, one colour) look alike and are compared with nothing. Where one
+of two was not opened, they are one image if their files have one *name*, as in `align/agreement/joining.py`.
 
 A question about an image is asked again only where image and text meet in one record; without images, text alone
-decides. Held in memory: of the questions their words and n-grams (about 200 bytes each), of the other data one line per
-distinct image and per question that was found; what is found does not depend on the order of either.
+decides. Where the text meets an image that could be neither opened nor named alike, nobody knows (`leaked` is null):
+such questions are left out of the share, counted beside it (`unknown`), and break every limit that is set to it.
+
+Held in memory: of the questions their words and n-grams (about 200 bytes each), of the other data one line per distinct
+image and per question that was found; what is found does not depend on the order of either.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -50,6 +54,8 @@ class Entry:
     images: tuple[ImagePrint, ...] = ()
     n_images: int = 0
     """How many it has, readable or not."""
+    unopened: tuple[str, ...] = ()
+    """File names of those that could not be read."""
 
 
 # ------------------------------------------------------------------------------------------------------------- text
@@ -162,6 +168,40 @@ class TextIndex:
 # ------------------------------------------------------------------------------------------------------------- both
 
 
+class _Beside:
+    """The images of some records, by all that is known of them -> the first record by id that has it."""
+
+    __slots__ = ("n_unopened", "names", "prints", "unopened")
+
+    def __init__(self) -> None:
+        self.prints: dict[str, str] = {}
+        """By sha256."""
+        self.names: dict[str, str] = {}
+        """By file name, those that were opened; `unopened`, the others."""
+        self.unopened: dict[str, str] = {}
+        self.n_unopened = 0
+
+    def add(self, record: Entry, names: Set[str]) -> None:
+        """The images of a record; of file names, those in `names` are kept."""
+        found = ((image.name, self.names) for image in record.images)
+        for name, known in (*found, *((name, self.unopened) for name in record.unopened)):
+            if name in names:
+                known[name] = min(record.id, known.get(name, record.id))
+        for image in record.images:
+            self.prints[image.sha256] = min(record.id, self.prints.get(image.sha256, record.id))
+        self.n_unopened += record.n_images - len(record.images)
+
+    def by_name(self, question: Entry) -> str | None:
+        """The record of an image with the file name of one of the question's, one of the two not opened."""
+        found = [self.unopened.get(image.name) for image in question.images]
+        found += [known.get(name) for name in question.unopened for known in (self.names, self.unopened)]
+        return min(filter(None, found), default=None)
+
+    def hides(self, question: Entry) -> bool:
+        """Whether some image of these and some of the question's could not be compared."""
+        return self.n_unopened > 0 or (question.n_images > len(question.images) and bool(self.prints))
+
+
 class Overlap:
     """One evaluation set, and what was found of it in the records that are added."""
 
@@ -183,21 +223,23 @@ class Overlap:
         self.index = TextIndex(list(texts), sizes=sizes)
         self.best: dict[int, tuple[Hit, str]] = {}
         """Number -> where most of it stands in one text, and the record of that text."""
-        self.meetings: dict[int, dict[str, str]] = defaultdict(dict)
-        """Number, of a question about an image -> sha256 of each image it was found beside -> record."""
-        self.prints: dict[str, tuple[ImagePrint, str]] = {}
-        """sha256 -> image of the records, and the first record by id that has it."""
-        self.n_records = self.n_images = self.n_unreadable = 0
+        self.meetings: dict[int, _Beside] = defaultdict(_Beside)
+        """Number, of a question about an image -> the images it was found beside."""
+        self.names = {n for q in self.questions for n in (*q.unopened, *(i.name for i in q.images)) if n}
+        self.images = _Beside()
+        """The images of all records."""
+        self.prints: dict[str, ImagePrint] = {}
+        """By sha256."""
+        self.n_records = self.n_images = 0
 
     def add(self, record: Entry) -> None:
         """Compare one record with every question."""
         self.n_records += 1
         self.n_images += record.n_images
-        self.n_unreadable += record.n_images - len(record.images)
+        self.images.add(record, self.names)
         for image in record.images:
-            seen = self.prints.get(image.sha256)
-            if seen is None or record.id < seen[1]:
-                self.prints[image.sha256] = (image, record.id)
+            if image.dct is not None or image.sha256 not in self.prints:
+                self.prints[image.sha256] = image
         for text in record.texts:
             for number, hit in self.index.look_up(text):
                 self._keep(number, hit, record)
@@ -207,28 +249,25 @@ class Overlap:
         if old is None or _rank(hit, record.id) < _rank(*old):
             self.best[number] = (hit, record.id)
         if hit.share >= self.min_share and number in self.about_images:
-            met = self.meetings[number]
-            for image in record.images:
-                met[image.sha256] = min(record.id, met.get(image.sha256, record.id))
+            self.meetings[number].add(record, self.names)
 
     def result(self) -> dict[str, Any]:
         """What was found, the surest first; ids of both sides."""
         images = self._images()
         numbered = list(zip(self.wording, self.questions, strict=True))
         found = [row for number, q in numbered if (row := self._finding(number, q, images)) is not None]
-        found.sort(key=lambda f: (not f["leaked"], f["text"] is None, f["image"] is None, -f["share"], f["item"]))
-        texts, pictures = (Counter(f[key] for f in found) for key in ("text", "image"))
-        asked = {number for number, (hit, _) in self.best.items() if hit.share >= self.min_share}
+        found.sort(key=lambda f: (_SURE[f["leaked"]], f["text"] is None, f["image"] is None, -f["share"], f["item"]))
+        texts, pictures, leaked = (Counter(f[key] for f in found) for key in ("text", "image", "leaked"))
         with_images = [q for q in self.questions if q.n_images]
-        comparable = [q for q in with_images if self._comparable(q)]
-        known = [q for number, q in numbered if not q.n_images or number not in asked or self._comparable(q)]
+        shared = pictures["same"] + pictures["near"] + pictures["name"]
+        blind = sum(not self._comparable(q) for q in with_images)
         why = self._why(with_images)
         return {
             "name": self.name,
             "n": len(self.questions),
             "n_records": self.n_records,
-            "leaked": _share(sum(f["leaked"] for f in found), len(known), why),
-            "n_unknown": len(self.questions) - len(known),
+            "leaked": _share(leaked[True], len(self.questions), why, leaked[None], _asked(leaked[None])),
+            "n_unknown": leaked[None],
             "text": {
                 "exact": texts["exact"],
                 "contained": texts["contained"],
@@ -236,12 +275,13 @@ class Overlap:
                 "exact_only": sum(number not in self.index.searched for number in self.wording),
             },
             "images": {
-                "shared": _share(pictures["same"] + pictures["near"], len(comparable), why),
+                "shared": _share(shared, len(with_images), why, blind, why),
                 "same": pictures["same"],
                 "near": pictures["near"],
+                "name": pictures["name"],
                 "flat": sum(any(i.flat for i in q.images) for q in with_images),
                 "n_unreadable": sum(q.n_images - len(q.images) for q in with_images),
-                "n_records_unreadable": self.n_unreadable,
+                "n_records_unreadable": self.images.n_unopened,
                 "n_by_bytes_only": self._by_bytes_only(),
             },
             "findings": found[:SHOWN],
@@ -249,17 +289,19 @@ class Overlap:
         }
 
     def _comparable(self, question: Entry) -> bool:
-        return bool(question.images) and (bool(self.prints) or not self.n_images)
+        """Whether it can be said if an image of the question is in the data."""
+        opened = bool(question.images) and (bool(self.prints) or not self.n_images)
+        return opened or self.images.by_name(question) is not None
 
     def _by_bytes_only(self) -> int:
         """Distinct images, of both sides, whose pixels were not seen: copies of them are found only if unchanged."""
-        images = {i.sha256: i for q in self.questions for i in q.images} | {s: i for s, (i, _) in self.prints.items()}
+        images = {i.sha256: i for q in self.questions for i in q.images} | self.prints
         return sum(i.dct is None and not i.flat for i in images.values())
 
     def _why(self, with_images: Sequence[Entry]) -> str:
         if not with_images:
             return "no question has an image" if self.questions else "there are no questions"
-        if not any(q.images for q in with_images):
+        if not all(q.images for q in with_images):
             return "the images of the questions could not be read; give their folder: NAME=FILE,IMAGE_ROOT"
         return "the images of the data could not be read; give their folder: --image-root DIR"
 
@@ -268,19 +310,26 @@ class Overlap:
         enough = hit is not None and hit.share >= self.min_share
         text = None if hit is None else "exact" if hit.exact else "contained" if enough else "touched"
         like = {theirs: kind for ours in question.images for theirs, kind in images.get(ours.sha256, {}).items()}
-        image = None if not like else "same" if "same" in like.values() else "near"
+        by_name = self.images.by_name(question)
+        image = "same" if "same" in like.values() else "near" if like else "name" if by_name else None
         if text is None and image is None:
             return None
-        met = {sha: r for sha, r in self.meetings.get(number, {}).items() if sha in like}
-        by_image = min((self.prints[sha][1] for sha in like), default=None)
+        met = self.meetings.get(number)
+        both = [r for sha, r in met.prints.items() if sha in like] if met else []
+        named = met.by_name(question) if met else None
+        together = min(both, default=named)
+        leaked: bool | None = together is not None if question.n_images else enough
+        if not leaked and met is not None and met.hides(question):
+            leaked = None
+        by_image = min((self.images.prints[sha] for sha in like), default=by_name)
         return {
             "item": question.id,
-            "leaked": bool(met) if question.n_images else enough,
+            "leaked": leaked,
             "text": text,
             "share": round(hit.share, 4) if hit else 0.0,
             "image": image,
-            "together": bool(met),
-            "record": min(met.values()) if met else record if enough or not like else by_image,
+            "together": together is not None,
+            "record": together or (record if enough or image is None else by_image),
             "evidence": hit.shown[:200] if hit else "",
         }
 
@@ -289,7 +338,7 @@ class Overlap:
         import numpy as np
 
         ours = {i.sha256: i for q in self.questions for i in q.images if not i.flat}
-        theirs = {sha: image for sha, (image, _) in self.prints.items() if not image.flat}
+        theirs = {sha: image for sha, image in self.prints.items() if not image.flat}
         found: dict[str, dict[str, str]] = defaultdict(dict)
         a, b = ([i for _, i in sorted(side.items()) if i.dct is not None] for side in (ours, theirs))
         hashes = [np.array([i.dct for i in side], dtype=np.uint64) for side in (a, b)]
@@ -305,5 +354,19 @@ def _rank(hit: Hit, record: str) -> tuple[bool, float, str, str]:
     return not hit.exact, -hit.share, record, hit.shown
 
 
-def _share(count: int, n: int, why: str) -> dict[str, Any]:
-    return {"value": round(count / n, 4), "n": n} if n else {"value": None, "n": 0, "why": why}
+_SURE = {True: 0, None: 1, False: 2}
+
+
+def _asked(n: int) -> str:
+    """What is to be said of questions that stand in the data beside images that could not be compared."""
+    are, their = ("is", "its") if n == 1 else ("are", "their")
+    give = "give NAME=FILE,IMAGE_ROOT and --image-root"
+    return f"{n:,} {are} asked in the data, {their} images could not be compared: {give}"
+
+
+def _share(count: int, n: int, why: str, unknown: int, why_unknown: str) -> dict[str, Any]:
+    """The share of those that are known; `why` nothing is, or why some are not."""
+    left = {"unknown": unknown, "why": why_unknown} if unknown else {}
+    if n == unknown:
+        return {"value": None, "n": 0, "why": why, **left}
+    return {"value": round(count / (n - unknown), 4), "n": n - unknown, **left}

@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from align.formats.store import MAX_PIXELS
@@ -39,6 +39,13 @@ class ImagePrint:
     dct: int | None = None
     gradient: int | None = None
     flat: bool = False
+    name: str = ""
+    """The file's name without its folders, by which an image that could not be opened is known."""
+
+
+def file_name(path: str) -> str:
+    """Without its folders: "val2014/1.jpg" -> "1.jpg"."""
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def fingerprint(picture: Picture) -> tuple[int, int] | None:

@@ -185,6 +185,28 @@ def test_questions_and_images_of_an_evaluation_set_are_found(tmp_path: Path) -> 
     assert found["images"]["shared"] == {"value": round(2 / 3, 4), "n": 3}
 
 
+def test_a_leak_that_cannot_be_checked_is_no_pass(tmp_path: Path) -> None:
+    """No image folder is given: by its file name one image is the set's, of another with that question nobody knows."""
+    asked = [("val/1.jpg", "Is there a cat?"), ("val/2.jpg", "Is there a cat?"), ("val/3.jpg", "Is it flying?")]
+    (tmp_path / "pope.jsonl").write_text(
+        "".join(json.dumps({"question_id": i, "image": m, "text": t}) + "\n" for i, (m, t) in enumerate(asked))
+    )
+    rows = [
+        {"image": image, "prompt": text, "chosen": "Yes.", "rejected": "No."}
+        for image, text in [("coco/1.jpg", "Is there a cat?"), ("coco/3.jpg", "Is there a dog?")]
+    ]
+    (tmp_path / "plain.json").write_text(json.dumps(rows))
+    said = r"max_leakage=1 broken by 50\.0% \(1 is asked in the data, its images could not be compared: give NAME=FILE"
+    with pytest.raises(Stopped, match=said):
+        run(
+            tmp_path / "plain.json", "--from", "vl_rlhf", "--against", f"pope={tmp_path / 'pope.jsonl'}",
+            "--fail-on", "max_leakage=1",
+        )  # fmt: skip
+    (found,) = report(tmp_path / "plain.json.doctor")["leakage"]["sets"]
+    by_item = {f["item"]: (f["leaked"], f["text"], f["image"]) for f in found["findings"]}
+    assert by_item == {"0": (True, "exact", "name"), "1": (None, "exact", None), "2": (False, None, "name")}
+
+
 def test_the_finished_stages_of_a_run(tmp_path: Path) -> None:
     path = annotate_recipe(tmp_path)
     recipe = load_recipe(path, [f"runs={tmp_path / 'runs'}"])

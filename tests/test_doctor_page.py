@@ -113,6 +113,26 @@ def test_a_figure_that_cannot_be_known_breaks_its_limit():
     assert checked["broken"] and "--against" in limit_text(checked)
 
 
+def test_what_could_not_be_compared_breaks_the_limit_and_is_told_everywhere():
+    """Four of the 12 questions are asked in the data about an image that nobody opened; none of the others is."""
+    asked = [Entry(id=f"q{i}", texts=(f"Question {i}?",), n_images=1) for i in range(12)]
+    overlap = Overlap("pope", asked)
+    for i in range(4):
+        overlap.add(Entry(id=f"r{i}", texts=(f"Question {i}?",), n_images=1))
+    report = report_of([pair(1, "a cat", "a dog")], leakage=[searched("other", text="Who?"), overlap.result()])
+    said = "4 are asked in the data, their images could not be compared: give NAME=FILE,IMAGE_ROOT and --image-root"
+    for limit in (0.0, 1.0):  # what was left out may be anything
+        (checked,) = check_limits(report, {"max_leakage": limit})
+        assert checked["broken"] and said in limit_text(checked)
+    (found,) = (f for f in findings(report) if f.topic == "leakage pope")
+    assert (found.level, found.text) == ("mind", f"{said}; 0.0% of the other 8 questions stand in the data")
+    assert said in " ".join(verdict_text(report).split())  # on two lines
+    assert all(len(line) <= WIDTH for line in verdict_text(report).splitlines())
+    page = doctor_page(report)
+    assert f"in the data: 0.0% of 8; {said}" in page
+    assert "<b>4</b> text there, image not compared" in page and "<td>not compared</td>" in page
+
+
 def test_each_threshold_finds_its_figure():
     """A set in which everything can be known."""
     scores = {"aa": {"helpfulness": 3, "verbosity": 1, "complexity": 2}, "b": dict.fromkeys(_THREE, 1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,7 @@ def test_flat_images_have_no_hashes_and_match_nothing() -> None:
         [question("r", "What is it?", images=(flat,)), question("s", "What is it?", images=(printed(png(other)),))],
     )
     assert result["images"] | {"shared": None} == {
-        "shared": None, "same": 0, "near": 0, "flat": 1, "n_unreadable": 0, "n_records_unreadable": 0,
+        "shared": None, "same": 0, "near": 0, "name": 0, "flat": 1, "n_unreadable": 0, "n_records_unreadable": 0,
         "n_by_bytes_only": 0,
     }  # fmt: skip
     assert result["leaked"]["value"] == 0.0
@@ -326,16 +327,57 @@ def test_a_question_about_an_image_is_asked_again_where_both_meet_in_one_record(
     assert (same["findings"][0]["image"], same["findings"][0]["record"]) == ("same", "r")
 
 
+def _two(said: str) -> str:
+    return "2 " + said.replace("is asked", "are asked").replace("its", "their")
+
+
+def test_an_image_that_was_not_opened_is_known_by_its_file_name() -> None:
+    def unopened(name: str, text: str, image: str) -> Entry:
+        return Entry(id=name, texts=(text,), n_images=1, unopened=(image,))
+
+    def opened(name: str, text: str, image: str, photograph: str) -> Entry:
+        return question(name, text, images=(replace(printed(jpeg(photo(photograph), 90)), name=image),))
+
+    asked = [unopened("q", "Is it a cat?", "1.jpg"), unopened("p", "Is it a cat?", "2.jpg")]
+    for record in (unopened("r", "Is it a cat?", "1.jpg"), opened("r", "Is it a cat?", "1.jpg", "chelsea")):
+        result = found(asked, [record])
+        assert [(f["item"], f["leaked"], f["image"]) for f in result["findings"]] == [
+            ("q", True, "name"), ("p", None, None),
+        ]  # fmt: skip
+        assert (result["leaked"]["value"], result["leaked"]["n"], result["leaked"]["unknown"]) == (1.0, 1, 1)
+        assert result["images"]["name"] == 1
+    # the other way round; and two that were opened are what they show, whatever they are called
+    china = opened("q", "Is it a cat?", "1.jpg", "china")
+    assert found([china], [unopened("r", "Is it a cat?", "1.jpg")])["findings"][0]["image"] == "name"
+    assert found([china], [opened("r", "Is it a cat?", "1.jpg", "chelsea")])["findings"][0]["leaked"] is False
+    # a name alone is no question asked again, but an image that is shared
+    apart = found(asked[:1], [unopened("r", "Where?", "1.jpg")])
+    assert (apart["leaked"]["value"], apart["images"]["shared"]["value"]) == (0.0, 1.0)
+    assert apart["findings"][0]["record"] == "r"
+
+
 def test_what_cannot_be_compared_is_not_called_clean() -> None:
     asked = Entry(id="q", texts=("What is it?",), n_images=1)  # its image could not be read
     clean = found([asked], [question("r", "Name a river.")])
     assert clean["leaked"] == {"value": 0.0, "n": 1}  # without the text it cannot be the question
-    unknown = found([asked], [question("r", "What is it?")])
-    assert unknown["leaked"]["value"] is None and "IMAGE_ROOT" in unknown["leaked"]["why"]
-    assert unknown["n_unknown"] == 1
+    alone = found([asked], [question("r", "What is it?")])
+    assert alone["leaked"] == {"value": 0.0, "n": 1}  # nor without an image, whatever its own one is
+    unknown = found([asked], [Entry(id="r", texts=("What is it?",), n_images=1)])
+    assert unknown["leaked"]["value"] is None and unknown["n_unknown"] == 1
+    said = "is asked in the data, its images could not be compared: give NAME=FILE,IMAGE_ROOT and --image-root"
+    assert unknown["leaked"]["why"] == f"1 {said}"
+    assert (unknown["findings"][0]["leaked"], unknown["findings"][0]["text"]) == (None, "exact")
     cat = printed(jpeg(photo("chelsea"), 90))
     blind = found([question("q", "What?", images=(cat,))], [Entry(id="r", texts=("What?",), n_images=1)])
-    assert "--image-root" in blind["leaked"]["why"]
+    assert blind["leaked"]["why"] == f"1 {said}"
+    # others of the data were opened, one of the question's other images was: what met the text was not
+    other = question("s", "Else.", images=(printed(jpeg(photo("china"), 90)),))
+    asked_too = Entry(id="p", texts=("What?",), images=(cat,), n_images=2)
+    some = found(
+        [question("q", "What?", images=(cat,)), asked_too, question("z", "Never?", images=(cat,))],
+        [Entry(id="r", texts=("What?",), n_images=1), other],
+    )
+    assert some["leaked"] == {"value": 0.0, "n": 1, "unknown": 2, "why": _two(said)}
     by_bytes = found([question("q", "What?", images=(ImagePrint(sha256="00"),))], [question("r", "?", images=(cat,))])
     assert by_bytes["images"]["n_by_bytes_only"] == 1
 

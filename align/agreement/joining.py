@@ -11,13 +11,13 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 from align.formats.format import Made
 from align.formats.store import UNOPENED
+from align.prints import file_name
 from annotate.records import IMAGE_PLACEHOLDER, Annotated, Completion, Image, PreferencePair, Prompt
 
 V = TypeVar("V")
@@ -116,11 +116,7 @@ def _same_image(a: Image, b: Image) -> bool:
     if a.sha256 == b.sha256:
         return True
     unopened = a.sha256.startswith(UNOPENED) or b.sha256.startswith(UNOPENED)
-    return unopened and _name(a) == _name(b)
-
-
-def _name(image: Image) -> str:
-    return PurePosixPath(image.path.replace("\\", "/")).name
+    return unopened and file_name(a.path) == file_name(b.path)
 
 
 # --------------------------------------------------------------------------------------------------- completions

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from align.formats.images import inside
 from align.formats.reading import format_of, read_file
 from align.formats.store import UNOPENED
 from align.overlap import Entry
-from align.prints import ImagePrint, fingerprint_of, read_print
+from align.prints import ImagePrint, file_name, fingerprint_of, read_print
 from annotate.errors import RecordError, UserError
 from annotate.records import Annotated, Example, Image, PreferencePair, Prompt
 
@@ -167,5 +168,11 @@ def _question(record: Prompt | Annotated | PreferencePair | Example, gallery: Ga
 
 
 def _entry(name: str, texts: tuple[str, ...], images: tuple[Image, ...], gallery: Gallery) -> Entry:
-    prints = tuple(found for image in images if (found := gallery.print_of(image)) is not None)
-    return Entry(id=name, texts=texts, images=prints, n_images=len(images))
+    prints, unopened = [], []
+    for image in images:
+        found = gallery.print_of(image)
+        if found is None:
+            unopened.append(file_name(image.path))
+        else:
+            prints.append(replace(found, name=file_name(image.path)))
+    return Entry(id=name, texts=texts, images=tuple(prints), n_images=len(images), unopened=tuple(unopened))

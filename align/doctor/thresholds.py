@@ -4,7 +4,8 @@ A limit is compared with the estimate: the same file then passes or fails on eve
 that the page shows. Nothing stands between a small file and bad luck, though; with `--fail-by interval` a limit is
 broken only where the whole 95% interval lies beyond it, which a file of few prompts seldom does. A limit itself is
 still allowed: 0.6 passes `max_length_win_rate=0.6`. A figure that cannot be known breaks its limit, since a check that
-silently checks nothing is no check; the message says what is missing.
+silently checks nothing is no check; nor can one that is known in part, where what was left out is suspicious (questions
+asked in the data beside images that could not be compared). The message says what is missing.
 
     {"name": "max_length_win_rate", "limit": 0.6, "figure": {"value": 0.71, "low": 0.68, "high": 0.74, "n": 4870},
      "broken": true, "why": "", "remedy": "…"}
@@ -64,7 +65,7 @@ def _count(*path: str) -> Callable[[Report], Figure]:
 
 
 def _worst(*path: str) -> Callable[[Report], Figure]:
-    """The largest share over all named evaluation sets; not known where one of them is not."""
+    """The largest share over all named evaluation sets; not known where one of them is not, or not wholly known."""
 
     def found(report: Report) -> Figure:
         sets = report["leakage"].get("sets", [])
@@ -72,7 +73,8 @@ def _worst(*path: str) -> Callable[[Report], Figure]:
         unknown = next((f for f in figures if not is_known(f)), None)
         if unknown or not figures:
             return unknown or plain(None, 0, report["leakage"]["why"])
-        return max(figures, key=lambda f: f["value"])
+        left: Figure = next((f for f in figures if f.get("unknown")), {})
+        return {**left, **max(figures, key=lambda f: f["value"])}
 
     return found
 
@@ -188,6 +190,8 @@ def check_limits(report: Report, limits: Mapping[str, float], by: By = "estimate
             if by == "interval" and is_bounded({"low": None, "high": None, **figure}):
                 end = "high" if least else "low"
             broken, why = (figure[end] < limit if least else figure[end] > limit), ""
+            if figure.get("unknown"):  # what was left out may be what the limit is for
+                broken, why = True, str(figure["why"])
         checked.append(
             {
                 "name": name,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 from align.calibration.figure import is_bounded, is_known
@@ -53,12 +54,19 @@ def findings(report: Json) -> list[Finding]:
 def verdict_text(report: Json) -> str:
     """A few lines for a terminal."""
     found = findings(report)
-    kept = found[:LINES]
-    width = max((len(f.topic) for f in kept), default=0)
-    lines = [headline(report), *(f"{SIGNS[f.level]} {f.topic:<{width}}  {f.text}" for f in kept)]
-    if len(found) > len(kept):
-        lines.append(f"   {len(found) - len(kept)} more in doctor.html")
-    return "\n".join(_cut("".join(c if c.isprintable() else "?" for c in line)) for line in lines) + "\n"
+    width = max((len(f.topic) for f in found[:LINES]), default=0)
+    lines = wrap(headline(report), WIDTH, max_lines=1, placeholder=" …")
+    for told_before, finding in enumerate(found):
+        line = "".join(c if c.isprintable() else "?" for c in f"{finding.topic:<{width}}  {finding.text}")
+        told = wrap(
+            f"{SIGNS[finding.level]} {line}", WIDTH, subsequent_indent=" " * (width + 5), max_lines=2,
+            placeholder=" …", break_on_hyphens=False,
+        )  # fmt: skip
+        if len(lines) + len(told) > LINES + 1:
+            lines.append(f"   {len(found) - told_before} more in doctor.html")
+            break
+        lines += told
+    return "\n".join(lines) + "\n"
 
 
 def headline(report: Json) -> str:
@@ -74,14 +82,11 @@ _KINDS = {"annotated": "annotated", "pairs": "pairs", "examples": "examples", "p
 def limit_text(checked: Json) -> str:
     """As a line: `max_ties=0.05 broken by 12.0% [10.1%, 14.2%]: share of …; raise pairs.min_margin, …`."""
     known = is_known(checked["figure"])
-    found = number(checked["figure"], THRESHOLDS[checked["name"]].form) if known else f"not known ({checked['why']})"
+    found = number(checked["figure"], THRESHOLDS[checked["name"]].form) if known else "not known"
+    found += f" ({checked['why']})" if checked["why"] else ""
     sign = "broken by" if checked["broken"] else "kept by"
-    remedy = f"; {checked['remedy']}" if checked["broken"] and known else ""
+    remedy = f"; {checked['remedy']}" if checked["broken"] and not checked["why"] else ""
     return f"{checked['name']}={checked['limit']:g} {sign} {found}: {checked['what']}{remedy}"
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
 # -------------------------------------------------------------------------------------------------------- one by one
@@ -103,12 +108,15 @@ def _leakage(report: Json) -> Iterator[Finding]:
         leaked, shared = found["leaked"], found["images"]["shared"]
         level: Level = "good"
         parts = []
-        if is_known(leaked):
-            level = "bad" if leaked["value"] else "good"
-            parts.append(f"{leaked['value']:.1%} of {leaked['n']:,} questions stand in the data")
-        else:
+        if leaked.get("unknown") or not is_known(leaked):
             level = "mind"
-            parts.append(f"not known: {leaked['why']}")
+            parts.append(leaked["why"] if leaked.get("unknown") else f"not known: {leaked['why']}")
+        if is_known(leaked):
+            level = "bad" if leaked["value"] else level
+            rest = "of the other " if leaked.get("unknown") else "of "
+            parts.append(f"{leaked['value']:.1%} {rest}{leaked['n']:,} questions stand in the data")
+        if found["images"]["name"]:
+            parts.append(f"{found['images']['name']:,} images known by their file names only")
         if is_known(shared) and shared["value"]:
             level = "mind" if level == "good" else level
             parts.append(f"{shared['value']:.1%} of {shared['n']:,} share an image with it")

@@ -260,11 +260,13 @@ def _leaked(found: Json) -> str:
         "some words in common": words["touched"],
         "image the same": images["same"],
         "image near": images["near"],
+        "image of the same file name, not opened": images["name"],
+        "text there, image not compared": found["n_unknown"],
     }
     notes = []
     for title, figure in (("in the data", found["leaked"]), ("image in the data", images["shared"])):
         value = f"{figure['value']:.1%} of {figure['n']:,}" if is_known(figure) else f"– {figure['why']}"
-        notes.append(f"{title}: {value}")
+        notes.append(f"{title}: {value}" + (f"; {figure['why']}" if is_known(figure) and "why" in figure else ""))
     if images["flat"]:
         notes.append(f"{images['flat']:,} questions have a flat image, which is compared with nothing")
     if images["n_by_bytes_only"]:
@@ -277,11 +279,15 @@ def _leaked(found: Json) -> str:
         )
     head = ["question", "record", "text", "share", "image", "words"]
     lines = [
-        [f["item"], f["record"] or "–", f["text"] or "–", f"{f['share']:.0%}", f["image"] or "–", f["evidence"]]
+        [f["item"], f["record"] or "–", f["text"] or "–", f"{f['share']:.0%}", _image(f), f["evidence"]]
         for f in found["findings"][:25]
     ]
     inside = [counts(rows, small=True), *map(note, notes), table(head, lines) if lines else ""]
     return panel(f"Leakage: {found['name']}", *inside, wide=True)
+
+
+def _image(finding: Json) -> str:
+    return finding["image"] or ("not compared" if finding["leaked"] is None else "–")
 
 
 def _bad_rows(report: Json) -> str:

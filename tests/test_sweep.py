@@ -281,3 +281,19 @@ def test_prompts_of_a_point_may_differ(tmp_path: Path) -> None:
     folders = sorted((tmp_path / "runs/small/sweep").glob("file-*"))
     counts = [(folder / "teach/completions.jsonl").read_text().count("\n") for folder in folders]
     assert sorted(counts) == [4, 6]
+
+
+def test_the_papers_search_shares_what_is_paid_for_with_the_papers_run() -> None:
+    """Same name, same blocks: whichever comes first, the other finds its samples and annotations."""
+    whole, search = (load_recipe(small_run.ROOT / f"recipes/{n}.yaml") for n in ("llava15_13b", "sweep_llava15_13b"))
+    assert whole.name == search.name
+    for block in ("seed", "model", "backbone", "prompts", "sample", "annotate", "pairs", "dpo"):
+        assert getattr(search, block) == getattr(whole, block), block
+    found = points(read_sweep(search.sweep))
+    assert len(found) == 12
+    assert found[0].changes == {
+        "pairs.fraction": 0.2,
+        "dpo.trl.beta": 0.1,
+        "dpo.trl.loss_type": "sigmoid",
+        "dpo.trl.learning_rate": 5e-5,
+    }

@@ -223,6 +223,38 @@ def test_the_page_asks_nobody_and_escapes_what_it_shows() -> None:
     assert render_page(TABLE) == page  # the same bytes
 
 
+def test_rows_that_a_model_cannot_tell_apart_are_shown_once() -> None:
+    """Without turned labels nothing changes for rejection sampling; DPO is told apart."""
+    points = []
+    for flip in (0, 0.5):
+        for fraction in (0.5, 1):
+            made = row(fraction, fraction / 2 - flip / 4)
+            made["cells"]["rejection"] = {"open_visual": cell(fraction / 4)}
+            points.append({**made, "point": f"{fraction}-{flip}", "values": {"pairs.fraction": fraction, "flip": flip}})
+    found = {**TABLE, "axes": {"pairs.fraction": [0.5, 1], "flip": [0, 0.5]}, "models": ["rejection", "dpo"]}
+    shown = render_text({**found, "points": points, "best": {}, "select": None, "warnings": []})
+    lines = [line for line in shown.splitlines()[2:] if not line.startswith("--")]
+    assert (
+        lines
+        == """\
+rejection sampling  flip  open visual
+fraction                  headline
+0.5                 ·     .12 [.07,.17]
+1                   ·     .25 [.20,.30]
+VLM                       .30 [.25,.35]
+
+DPO       flip  open visual
+fraction        headline
+0.5       0     .25 [.20,.30]
+1         0     .50 [.45,.55]
+0.5       0.5   .12 [.07,.17]
+1         0.5   .38 [.33,.42]
+VLM             .30 [.25,.35]
+
+no point is called best: say by which suite in `sweep: {select: SUITE}`""".splitlines()
+    )
+
+
 def test_each_axis_varied_alone_has_its_figure() -> None:
     rows = [row(0.5, 0.4), row(1, 0.5), {**row(0, 0.3), "values": {"dpo.trl.loss_type": "ipo"}}]
     found = {**TABLE, "axes": {"pairs.fraction": [0.5, 1], "dpo.trl.loss_type": ["ipo"]}, "points": rows, "best": {}}

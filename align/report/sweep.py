@@ -8,6 +8,7 @@ across.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,32 @@ def _constant(found: Table, model: str) -> bool:
     return len(cells) > 1 and all(other == cells[0] for other in cells)
 
 
+def _touching(found: Table, model: str) -> list[str]:
+    """The axes that this model depends on: SteerLM knows no beta, rejection sampling no turned label."""
+    touching = []
+    for axis in found["axes"]:
+        groups: dict[str, list[Any]] = {}
+        for row in found["points"]:
+            if model in row["cells"]:
+                others = {key: value for key, value in row["values"].items() if key != axis}
+                groups.setdefault(json.dumps(others), []).append(row["cells"][model])
+        compared = [group for group in groups.values() if len(group) > 1]
+        if not compared or any(cells != group[0] for group in compared for cells in group):
+            touching.append(axis)
+    return touching
+
+
+def _rows(found: Table, model: str) -> list[Mapping[str, Any]]:
+    """A model's rows, each with the values that it depends on; rows that then are one are shown once."""
+    touching = _touching(found, model)
+    rows: dict[str, Mapping[str, Any]] = {}
+    for row in found["points"]:
+        values = {key: value for key, value in row["values"].items() if key in touching or row["state"] == "failed"}
+        if model in row["cells"] or row["state"] == "failed":
+            rows.setdefault(json.dumps(values), {**row, "values": values})
+    return list(rows.values())
+
+
 def _varied(found: Table) -> list[str]:
     """The models that differ from point to point; all of them where none does."""
     return [model for model in found["models"] if not _constant(found, model)] or list(found["models"])
@@ -101,10 +128,10 @@ def _block(found: Table, model: str) -> list[str]:
     head = [MODELS.get(model, model), *_keys(found)[1:], *(_label(s["suite"]) for s in suites)]
     subhead = [_keys(found)[0], *[""] * (len(found["axes"]) - 1), *(s["measure"] for s in suites)]
     body = []
-    for row in found["points"]:
+    for row in _rows(found, model):
         if row["state"] == "failed":
             body.append([*_values(found, row), "failed", *[""] * (len(suites) - 1)])
-        elif model in row["cells"]:
+        else:
             cells = row["cells"][model]
             told = [
                 " ".join(filter(None, _cell(cells.get(s["suite"])))) + _chosen(found, model, row, s["suite"])
@@ -156,10 +183,11 @@ def conclusions(found: Table) -> list[str]:
     """Which point is best by what, and how little that may say; or that nothing was chosen."""
     said = []
     for model, best in found["best"].items():
-        others = len([row for row in found["points"] if best["suite"] in row["cells"].get(model, {})]) - 1
+        shown_points = [row["point"] for row in _rows(found, model) if row["state"] != "failed"]
+        others = len(shown_points) - 1
         line = f"{MODELS.get(model, model)}: best by {_label(best['suite'])} is {best['point']}"
         line += f" ({' '.join(filter(None, _cell(best['cell'])))})"
-        near = best["not_worse"]
+        near = [point for point in best["not_worse"] if point in shown_points]
         line += (
             f"; {len(near)} of {others} other points are not significantly worse"
             if near
@@ -194,10 +222,10 @@ def _tables(found: Table) -> Iterator[str]:
     head = [*_keys(found), *(_head(suite) for suite in _suites(found))]
     for model in _varied(found):
         rows: list[list[Cell]] = []
-        for row in found["points"]:
+        for row in _rows(found, model):
             if row["state"] == "failed":
                 rows.append([*_values(found, row), ("failed", row["why"]), *[""] * (len(_suites(found)) - 1)])
-            elif model in row["cells"]:
+            else:
                 rows.append([*_values(found, row), *_marked(found, model, row)])
         for name, across in _across(found).items():
             cells = [_cell(across.get(s["suite"])) for s in _suites(found)]
@@ -231,14 +259,14 @@ def _figures(found: Table) -> Iterator[str]:
     for axis in axes if alone else axes[:1]:
         rows = [row for row in found["points"] if axis in row["values"] and row["cells"]]
         caption = f"Headline against {axis}, with 95% intervals; lines across: the untouched model and its backbone"
-        yield panel(caption, _figure(found, axis, rows) if rows else missing("no point is done"), wide=True)
+        yield panel(caption, _figure(found, axis) if rows else missing("no point is done"), wide=True)
 
 
-def _figure(found: Table, axis: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _figure(found: Table, axis: str) -> str:
     """One panel per suite."""
     suites = _suites(found)
     places, ticks = _places(found["axes"][axis])
-    lines = _lines(found, axis, rows)
+    lines = _lines(found, axis)
     across = min(3, len(suites))
     down = -(-len(suites) // across)
     with _drawn(f"sweep-{axis}", down, across, 3.4 * across, 2.7 * down + 0.3) as (axes, out):
@@ -270,13 +298,13 @@ Line = tuple[str, str, list[Mapping[str, Any]]]
 """(model, the other axes in words, rows in the order of the axis)"""
 
 
-def _lines(found: Table, axis: str, rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+def _lines(found: Table, axis: str) -> list[Line]:
     order = [shown(value) for value in found["axes"][axis]]
     keys = list(found["axes"])
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for model in _varied(found):
-        for row in rows:
-            if model in row["cells"]:
+        for row in _rows(found, model):
+            if model in row["cells"] and axis in row["values"]:
                 others = [f"{short_key(k, keys)} {shown(v)}" for k, v in row["values"].items() if k != axis]
                 groups.setdefault((model, ", ".join(others)), []).append(row)
     return [

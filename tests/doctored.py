@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from align.calibration.readings import MERITS
 from align.doctor import Collector, examine
 from annotate.records import Annotated, Annotation, Completion, Example, PreferencePair, Prompt, Rating, Turn
 
@@ -32,6 +33,20 @@ def rated(number: int, scores: Mapping[str, Mapping[str, int]], **more: Any) -> 
     completions = tuple(completion_of(prompt, text) for text in scores)
     ratings = tuple(Rating(completion_id=c.id, scores=dict(scores[c.text])) for c in completions)
     return Annotated(prompt=prompt, completions=completions, annotations=(call(prompt, completions, ratings=ratings),))
+
+
+def thirds(number: int) -> Annotated:
+    """Three passes. "a" gets a point for each attribute in one of them, "b" one for helpfulness in all: 1.0 each."""
+    prompt = prompt_of(number)
+    a, b = (completion_of(prompt, text) for text in "ab")
+    passes = []
+    for k in range(3):
+        ratings = (
+            Rating(completion_id=a.id, scores=dict.fromkeys(MERITS, int(k == 0))),
+            Rating(completion_id=b.id, scores={name: int(name == "helpfulness") for name in MERITS}),
+        )
+        passes.append(call(prompt, (a, b), id=f"{prompt.id}-{k}", pass_index=k, ratings=ratings))
+    return Annotated(prompt=prompt, completions=(a, b), annotations=tuple(passes))
 
 
 def compared(number: int, texts: Sequence[str], preference: str) -> Annotated:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doctored import thirds
 from graded import ATTRIBUTES, annotation, assert_honest, completions_of, prompt_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -225,6 +226,13 @@ def test_an_annotator_that_only_compares():
     # (1, 1), (-1, -1), (0, 1)
     assert cell(report, "annotator's preference")["value"] == round(float(pearsonr([1, -1, 0], [1, -1, 1])[0]), 4)
     assert report["human"]["preferences"]["half"]["value"] == round(2.5 / 3, 4)
+
+
+def test_sums_of_thirds_tie_as_they_do_where_pairs_are_built():
+    """1/3 + 1/3 + 1/3 of three passes, and 1 + 0 + 0: a tie, whose verdict a mean that is rounded first would turn."""
+    row = thirds(1)
+    report = report_of([row], [judged(row.prompt, *row.completions, "first")])
+    assert report["human"]["annotator"] == {"first": 0, "tie": 1, "second": 0}
 
 
 def test_another_sum_of_attributes():

@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from doctored import Record, compared, pair, points, prompt_of, rated, report_of
+from doctored import Record, compared, pair, points, prompt_of, rated, report_of, thirds
 from graded import rated as graded
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +19,11 @@ from align.doctor.annotator import pearson_of
 from align.doctor.collect import key_of, name_of, yes_or_no
 from align.doctor.margins import bins
 from align.doctor.sampling import Clusters
+from align.doctor.scored import scored
 from align.doctor.vocabulary import PRIOR, log_odds
-from annotate.records import Annotated, Example, Image, Prompt, Turn, replace
+from align.pairs import Pairs, build_preference_pairs
+from align.pairs.score import mean_scores
+from annotate.records import Annotated, Example, Failure, Image, Prompt, Rating, Reason, Turn, replace
 
 SUM = "preference score"
 
@@ -86,6 +89,38 @@ def test_ties_and_saturation_of_scores():
     assert report["ties"]["scores"]["several_best"]["value"] == round(2 / 3, 4)
     assert report["saturation"]["measures"]["helpfulness"]["value"] == round(1 / 3, 4)
     assert report["margins"]["best_minus_worst"]["mean"]["value"] == round((3 + 0 + 1) / 3, 4)
+
+
+def test_sums_of_thirds_tie_as_they_do_where_pairs_are_built():
+    """1/3 + 1/3 + 1/3 and 1 + 0 + 0: means that are rounded before they are summed make 0.999999 of the first."""
+    row = thirds(1)
+    failure = next(iter(build_preference_pairs([row], Pairs(), seed=0)))
+    assert isinstance(failure, Failure) and failure.reason in (Reason.TIED, Reason.NO_MARGIN)
+    report = report_of([row])
+    assert report["ties"]["share"]["value"] == 1.0
+    assert report["saturation"]["measures"]["preference score"]["value"] == 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 4), min_size=2, max_size=2), min_size=1, max_size=7))
+def test_means_over_passes_are_those_that_pairs_are_built_from(passes: list[list[int]]) -> None:
+    once = rated(1, points(a=0, b=0))
+    calls = [
+        replace(
+            once.annotations[0], id=f"call-{k}", pass_index=k,
+            ratings=tuple(replace(r, scores={"helpfulness": v}) for r, v in zip(_ratings(once), values, strict=True)),
+        )
+        for k, values in enumerate(passes)
+    ]  # fmt: skip
+    collector = Collector()
+    collector.add(replace(once, annotations=tuple(calls)))
+    found = scored(collector.tables())
+    ours = {name_of(c): v for c, v in zip(found.completion, found.measures["helpfulness"].tolist(), strict=True)}
+    assert ours == {c: scores["helpfulness"] for c, scores in mean_scores(calls).items()}
+
+
+def _ratings(row: Annotated) -> tuple[Rating, ...]:
+    return row.annotations[0].ratings
 
 
 def test_weights_of_a_recipe_make_the_preference_score():

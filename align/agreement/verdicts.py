@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from align.doctor.sampling import Clusters
+from align.pairs.score import mean_scores
 from align.reliability import nominal_kappa_of
 from align.stats import Floats
 from annotate.records import Annotated
@@ -32,25 +33,17 @@ class Reading:
     """What an annotator says of the completions of one prompt, all passes together."""
 
     def __init__(self, row: Annotated, summed: Sequence[str]) -> None:
-        gathered: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        annotations = [a for a in row.annotations if a.backend != HUMAN]
         votes: dict[tuple[str, str], int] = defaultdict(int)
-        for annotation in row.annotations:
-            if annotation.backend == HUMAN:
-                continue
-            for rating in annotation.ratings:
-                for name, value in rating.scores.items():
-                    gathered[rating.completion_id][name].append(value)
+        for annotation in annotations:
             if annotation.preference is not None:
                 first, second = annotation.shown_order
                 votes[first, second] += _SIGNS[annotation.preference]
                 votes[second, first] -= _SIGNS[annotation.preference]
         self.votes: Mapping[tuple[str, str], int] = votes
-        self.scores: Mapping[str, Mapping[str, float]] = {
-            # rounded: thirds and sevenths that are equal must come out equal
-            c: {name: round(sum(sorted(values)) / len(values), 6) for name, values in by.items()}
-            for c, by in gathered.items()
-        }
+        self.scores: Mapping[str, Mapping[str, float]] = mean_scores(annotations)
         self.totals: Mapping[str, float] = {
+            # rounded, as pairs are scored: sums of thirds and sevenths that are equal must come out equal
             c: round(sum(scores[name] for name in summed), 6)
             for c, scores in self.scores.items()
             if summed and all(name in scores for name in summed)

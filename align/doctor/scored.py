@@ -82,14 +82,17 @@ def scored(tables: Tables, score: Sequence[str] | Mapping[str, float] | None = N
 
 
 def _means(row: NDArray[np.intp], values: Floats, n: int) -> Floats:
+    """As `align.pairs.score.mean_scores` has it, for columns: not rounded, since only sums of means are."""
     known = ~np.isnan(values)
     total = np.bincount(row[known], weights=values[known], minlength=n)
     count = np.bincount(row[known], minlength=n)
-    # rounded: thirds and sevenths that are equal must come out equal
-    return np.where(count > 0, np.round(total / np.maximum(count, 1), 6), np.nan)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def weighted(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
-    """The preference score; NaN where one of its parts is not known."""
+    """The preference score; NaN where one of its parts is not known.
+
+    Rounded, as pairs are scored: sums of thirds and sevenths that are equal must come out equal.
+    """
     parts = [weight * scores[name] for name, weight in weights.items()]
     return np.round(np.sum(parts, axis=0), 6) if parts else np.zeros(0)

@@ -39,7 +39,7 @@ class Threshold:
 
 
 def _at(*path: str) -> Callable[[Report], Figure]:
-    """The figure at a path of the report, or the reason that stands there, or above it, in its place."""
+    """The figure or count at a path of the report, or the reason that stands there, or above it, in its place."""
 
     def found(report: Report) -> Figure:
         part: Any = report
@@ -47,19 +47,7 @@ def _at(*path: str) -> Callable[[Report], Figure]:
             if key not in part:
                 return plain(None, part.get("n", 0), part.get("why", "cannot be known from this file"))
             part = part[key]
-        return dict(part)
-
-    return found
-
-
-def _count(*path: str) -> Callable[[Report], Figure]:
-    def found(report: Report) -> Figure:
-        part: Any = report
-        for key in path:
-            if key not in part:
-                return plain(None, part.get("n", 0), part.get("why", "cannot be known from this file"))
-            part = part[key]
-        return {"value": part, "n": report["size"]["n"]}
+        return dict(part) if isinstance(part, Mapping) else {"value": part, "n": report["size"]["n"]}
 
     return found
 
@@ -91,11 +79,11 @@ LENGTH = "build pairs with a bound on length (pairs.max_length_ratio, pairs.leng
 THRESHOLDS: Mapping[str, Threshold] = {
     "max_bad_rows": Threshold(
         what="rows that are no record", form=",.0f",
-        figure=_count("bad_rows", "count"), remedy="`align validate FILE` names each with its remedy"),
+        figure=_at("bad_rows", "count"), remedy="`align validate FILE` names each with its remedy"),
     "min_prompts": Threshold(
-        what="distinct prompts", form=",.0f", figure=_count("size", "n"), remedy="add prompts"),
+        what="distinct prompts", form=",.0f", figure=_at("size", "n"), remedy="add prompts"),
     "min_pairs": Threshold(
-        what="pairs", form=",.0f", figure=_count("size", "pairs"), remedy="add prompts, or lower pairs.min_margin"),
+        what="pairs", form=",.0f", figure=_at("size", "pairs"), remedy="add prompts, or lower pairs.min_margin"),
     "min_margin_mean": Threshold(
         what="mean margin of the pairs, in points", form=".2f",
         figure=_at("margins", "pairs", "mean"), remedy="raise pairs.min_margin"),

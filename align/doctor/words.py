@@ -116,7 +116,7 @@ def _leakage(report: Json) -> Iterator[Finding]:
             rest = "of the other " if leaked.get("unknown") else "of "
             parts.append(f"{leaked['value']:.1%} {rest}{leaked['n']:,} questions stand in the data")
         if found["images"]["name"]:
-            parts.append(f"{found['images']['name']:,} images known by their file names only")
+            parts.append(f"the images of {found['images']['name']:,} are known by their file names only")
         if is_known(shared) and shared["value"]:
             level = "mind" if level == "good" else level
             parts.append(f"{shared['value']:.1%} of {shared['n']:,} share an image with it")

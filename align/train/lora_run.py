@@ -120,12 +120,14 @@ def train_lora(
         args = _training_arguments(method, settings, seed, folder, needed)
         # what was encoded to be checked is not encoded again
         loaded = replace(load_vlm(model), tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)
-        checkpoint = last_whole_checkpoint(folder)
+        with args.main_process_first(local=False):
+            checkpoint = last_whole_checkpoint(folder)
         kept = reference_folder or folder / "reference"
         build = _build_dpo if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        adapter = _save_adapter(trainer.model, folder)
+        with args.main_process_first(local=False):
+            adapter = _save_adapter(trainer.model, folder) if args.process_index == 0 else folder / "adapter"
     log = _log(trainer.state.log_history)
     return Trained(log=log, failures=failures, n_rows=len(measured), adapter=adapter, notes=notes)
 

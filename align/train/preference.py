@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import transformers
 import trl
+from accelerate.utils import gather_object
 
 from align.models.digest import TEMPLATE_SHA256
 from align.models.encode import Encoder
@@ -25,7 +26,7 @@ from align.models.load import LoadedModel
 from align.settings import Train
 from align.train.lora_rows import Size, Spoken, TrainRow, batch_of, spoken
 from align.train.packing import why_not_shared
-from align.train.reference import MadeBy, ReferenceCache, asked_of
+from align.train.reference import Crew, MadeBy, ReferenceCache, asked_of
 from align.train.trainers import score
 from annotate.errors import UserError
 from annotate.records import sha256_of
@@ -88,8 +89,14 @@ class Shortcuts:
             half = len(batch) // 2
             return scored(batch[:half]) + scored(batch[half:])
 
-        size = LARGER * 2 * trainer.args.per_device_train_batch_size
-        self.reference.fill(asked_of(rows), scored, size=size, progress=progress)
+        args = trainer.args
+        self.reference.fill(
+            asked_of(rows),
+            scored,
+            size=LARGER * 2 * args.per_device_train_batch_size,
+            progress=progress,
+            crew=Crew(args.process_index, args.world_size, gather_object),
+        )
 
 
 def made_by(loaded: LoadedModel, args: Any) -> MadeBy:

@@ -18,7 +18,8 @@ from __future__ import annotations
 import base64
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,16 @@ class Asked:
     """Any row of the prompt."""
     texts: tuple[str, ...]
     tokens: int
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes of a training; one where nothing is said."""
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[list[Any]], list[Any]] = lambda found: found
+    """The lists of all processes as one, in the order of their ranks."""
 
 
 Score = Callable[[Sequence[tuple[TrainRow, str]]], "list[array[float]]"]
@@ -117,36 +128,54 @@ class ReferenceCache:
         turns = [[turn.role, turn.text] for turn in row.prompt.turns]
         return sha256_of([turns, [self._images[path] for path in row.images], text])
 
-    def fill(self, asked: Sequence[Asked], score: Score, *, size: int, progress: Progress) -> int:
+    def fill(
+        self, asked: Sequence[Asked], score: Score, *, size: int, progress: Progress, crew: Crew | None = None
+    ) -> int:
         """Compute what is missing; returns how many completions that was.
 
         Batches are made of all that is asked, whatever is known already, of up to `size` completions: so the numbers
-        of a completion do not depend on when the run was killed.
+        of a completion do not depend on when the run was killed. Several processes take turns at the batches, tell
+        each other, and the first one writes.
         """
+        crew = crew or Crew()
         batches = _batches([[(one.row, text, self.key(one.row, text)) for text in one.texts] for one in asked], size)
         missing = [batch for batch in batches if any(key not in self._known for one in batch for *_, key in one)]
         if not missing:
             return 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         n_new, told = 0, time.monotonic()
+        with self._journal(write=crew.rank == 0) as journal:
+            for first in range(0, len(missing), crew.size):
+                own = missing[first + crew.rank : first + crew.rank + 1]  # none where the last round is short
+                scored = [self._score(batch, score) for batch in own]
+                for found in crew.gather([found for lines in scored for found in lines]):
+                    new = {key: values for key, values in found.items() if key not in self._known}
+                    if new and journal is not None:
+                        line = {key: base64.b64encode(values.tobytes()).decode("ascii") for key, values in new.items()}
+                        journal.append(sha256_of(sorted(line)), line)
+                    self._known |= new
+                    n_new += len(new)
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    progress(min(first + crew.size, len(missing)), len(missing), "log-probabilities of the reference")
+        return n_new
+
+    @contextmanager
+    def _journal(self, *, write: bool) -> Iterator[Journal | None]:
+        if not write:
+            yield None
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with Journal(self.path) as journal:
             self._check_head(journal.lines)
             if not journal.lines:
                 journal.append(HEAD, asdict(self._made_by))
-            for n, batch in enumerate(missing):
-                scored = iter(score([(row, text) for one in batch for row, text, _ in one]))
-                for one in batch:
-                    found = {key: next(scored) for *_, key in one}
-                    new = {key: values for key, values in found.items() if key not in self._known}
-                    if new:
-                        line = {key: base64.b64encode(values.tobytes()).decode("ascii") for key, values in new.items()}
-                        journal.append(sha256_of(sorted(line)), line)
-                        self._known |= new
-                        n_new += len(new)
-                if time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
-                    progress(n + 1, len(missing), "log-probabilities of the reference")
-        return n_new
+            yield journal
+
+    @staticmethod
+    def _score(batch: Sequence[Sequence[Any]], score: Score) -> list[dict[str, array[float]]]:
+        """Per prompt of the batch, the numbers of its completions by their keys."""
+        scored = iter(score([(row, text) for one in batch for row, text, _ in one]))
+        return [{key: next(scored) for *_, key in one} for one in batch]
 
     def per_token(self, row: TrainRow, text: str, n_tokens: int) -> array[float]:
         found = self._known[self.key(row, text)]

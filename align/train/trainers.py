@@ -79,9 +79,12 @@ class Watch(TrainerCallback):
             raise UserError(f"step {step}: the loss is {loss}; the training diverged, lower trl.learning_rate")
         if self._check_dpo_start and step == 1:
             _assert_untrained_start(args, logs, self._reference)
-        self._progress(step, state.max_steps, f"loss {loss:.3f}")
+        if state.is_world_process_zero:
+            self._progress(step, state.max_steps, f"loss {loss:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for path in [*checkpoint.rglob("*"), checkpoint]:
             _sync(path)

@@ -40,7 +40,7 @@ OWNED = {
     "train_sampling_strategy": "the order of rows is seeded and planned",
     "ignore_data_skip": "a resumed training sees the rows that an undisturbed one would",
     "remove_unused_columns": "the images would be dropped",
-    "precompute_ref_log_probs": _REFERENCE,
+    "precompute_ref_log_probs": "write `reference: cache` beside `trl:`; TRL does not do it for images",
     "sync_ref_model": _REFERENCE,
     "model_init_kwargs": _RUNNER,
     "trust_remote_code": "no code is taken from a model's folder",

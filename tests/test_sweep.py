@@ -297,3 +297,30 @@ def test_the_papers_search_shares_what_is_paid_for_with_the_papers_run() -> None
         "dpo.trl.loss_type": "sigmoid",
         "dpo.trl.learning_rate": 5e-5,
     }
+
+
+def test_a_kill_while_a_stage_is_taken_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """The manifest comes last: without it what lies there is taken anew, and what was being put there goes."""
+    recipe = small_run.annotate_recipe(tmp_path)
+    axis = "sweep.pairs.flip=[0, 1]"
+    sweep(recipe, axis)
+    taken = tmp_path / "runs/small/sweep/flip-1/annotate"
+    whole = small_run.outputs(taken)
+    (taken / "manifest.json").unlink()
+    (taken / "annotated.jsonl").unlink()
+    (taken / ".new").mkdir()
+    (taken / ".new/half.jsonl").write_text("{")
+    assert set(sweep(recipe, axis).values()) == {0}
+    assert small_run.outputs(taken) == whole
+    assert not (taken / ".new").exists() and not (taken / "half.jsonl").exists()
+
+
+def test_what_was_edited_in_one_run_is_taken_by_no_other(tmp_path: Path) -> None:
+    recipe = small_run.annotate_recipe(tmp_path)
+    sweep(recipe, "sweep.pairs.flip=[0]")
+    own = tmp_path / "runs/small/sweep/flip-0/pairs/preference.jsonl"
+    whole = own.read_bytes()
+    own.write_bytes(whole.replace(b"blue", b"pink"))
+    sweep(recipe, "sweep.pairs.flip=[0]", "sweep.pairs.ties=[random]")
+    (other,) = (tmp_path / "runs/small/sweep").glob("flip-0_ties-random")
+    assert (other / "pairs/preference.jsonl").read_bytes() == whole

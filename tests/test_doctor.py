@@ -21,8 +21,13 @@ from align.doctor.margins import bins
 from align.doctor.sampling import Clusters
 from align.doctor.scored import scored
 from align.doctor.vocabulary import PRIOR, log_odds
+from align.doctor.words import findings
+from align.formats.helpsteer import ATTRIBUTES as HELPSTEER
+from align.formats.reading import read_file
+from align.formats.store import ImageStore
 from align.pairs import Pairs, build_preference_pairs
 from align.pairs.score import mean_scores
+from align.report.doctor import doctor_page
 from annotate.records import Annotated, Example, Failure, Image, Prompt, Rating, Reason, Turn, replace
 
 SUM = "preference score"
@@ -258,6 +263,29 @@ def test_an_annotator_that_favours_the_first_place():
     assert [s["effect"]["value"] for s in found["slots"]] == [4.5, -1.5, -1.5, -1.5]  # three attributes are summed
     assert found["effect"]["value"] == 6.0
     assert found["p"]["value"] < 0.01
+
+
+def test_ratings_by_people_have_no_place(tmp_path):
+    """HelpSteer's completions stand in the order of their texts, the best one always first: nobody was shown that."""
+    rows = [
+        {"prompt": f"What is {i}?", "response": text, **dict.fromkeys(HELPSTEER, score)}
+        for i in range(12)
+        for text, score in (("a", 4), ("b", 1))
+    ]
+    (tmp_path / "helpsteer.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    people = list(read_file(tmp_path / "helpsteer.jsonl", images=ImageStore(root=None)))
+    report = report_of(people)
+    found = report["position"]
+    assert found["why"] == "people's ratings do not say in which order they saw the completions"
+    assert (found["skipped"], report["size"]["completions_scored"]) == (12, 24)
+    assert found["why"] in doctor_page(report).replace("&#x27;", "'")
+    # beside an annotator's they change nothing of what is said about its places
+    ours = [graded(i, lambda index, place, k: (index + place) % 5) for i in range(20)]
+    alone, both = report_of(ours)["position"], report_of([*ours, *people])
+    assert [s["mean"]["value"] for s in both["position"]["slots"]] == [s["mean"]["value"] for s in alone["slots"]]
+    assert (alone["skipped"], both["position"]["skipped"]) == (0, 12)
+    said = "12 annotations by people left out: the order they saw is not known"
+    assert said in doctor_page(both) and any(said in f.text for f in findings(both))
 
 
 def test_pairwise_preferences_for_the_first():

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from align.doctor.collect import HUMAN as HUMAN
 from align.doctor.sampling import Clusters
 from align.pairs.score import mean_scores
 from align.reliability import nominal_kappa_of
@@ -24,8 +25,6 @@ from annotate.records import Annotated
 ONE_ANSWER = "both always give one and the same answer: agreement beyond chance is not defined"
 NO_PAIR = "no pair has both verdicts"
 NEVER_BOTH = "in no pair do both prefer one"
-HUMAN = "human"
-"""Backend of annotations by people, which are not the annotator's."""
 _SIGNS = {"first": 1, "second": -1, "tie": 0}
 
 

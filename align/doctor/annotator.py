@@ -22,23 +22,33 @@ from align.stats import sign_flip_p
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from align.doctor.collect import Keys, Tables
+    from align.doctor.collect import Column, Keys, Tables
     from align.doctor.sampling import Clusters
     from align.doctor.scored import Scored
     from align.stats import Floats
 
 LENGTH = "characters"
 """Stands among the attributes in the heat map."""
+BY_PEOPLE = "people's ratings do not say in which order they saw the completions"
 CONSTANT = "one of the two is the same everywhere"
 
 
 def position_section(tables: Tables, scored: Scored, clusters: Clusters) -> dict[str, Any]:
-    """`effect` is the headline: points between the best and the worst place; pairwise, share of "first" beyond half."""
+    """`effect` is the headline: points between the best and the worst place; pairwise, share of "first" beyond half.
+
+    `skipped`: annotations by people, whose ratings come without the order in which they saw the completions.
+    """
+    first = tables.ratings["size"][tables.ratings["slot"] == 0]
+    skipped = int((first == 0).sum())
+    return {**_of_places(tables, first[first > 0], skipped, scored, clusters), "skipped": skipped}
+
+
+def _of_places(tables: Tables, sizes: Column, skipped: int, scored: Scored, clusters: Clusters) -> dict[str, Any]:
     if len(tables.votes["vote"]):
         return _pairwise(tables, clusters)
-    sizes, counts = np.unique(tables.ratings["size"][tables.ratings["slot"] == 0], return_counts=True)
+    sizes, counts = np.unique(sizes, return_counts=True)
     if not len(sizes):
-        return left_out("cannot be known without annotations")
+        return left_out(BY_PEOPLE if skipped else "cannot be known without annotations")
     if sizes.max() < 2:
         return left_out("each completion is shown alone: there is no place to favour")
     size = int(max((n, size) for size, n in zip(sizes, counts, strict=True) if size > 1)[1])

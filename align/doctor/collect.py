@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 KINDS = ("prompts", "annotated", "pairs", "examples")
 LONGEST_WORD = 40
+HUMAN = "human"
+"""Backend of annotations by people."""
 YES, NO = 1, -1
 _YES_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _PREFERENCES = {"first": 1, "second": -1, "tie": 0}
@@ -105,7 +107,8 @@ class Tables:
     completions: Mapping[str, Column]
     """prompt, completion, folded, chars, words, yes, polarity; each completion once."""
     ratings: Mapping[str, Column]
-    """prompt, annotation, slot, size, completion; each rating once."""
+    """prompt, annotation, slot, size, completion; each rating once. Size is 0 where the order is none that was shown:
+    people's ratings come from tables (HelpSteer), a row for each completion, whose order says nothing."""
     scores: Mapping[str, Floats]
     """Attribute -> the score of each rating, NaN where it was not given."""
     votes: Mapping[str, Column]
@@ -195,7 +198,7 @@ class Collector:
         if annotation.preference is not None:
             first, second = (lengths[name] for name in annotation.shown_order)
             self.votes.add(key, number, _PREFERENCES[annotation.preference], (first > second) - (first < second))
-        size = len(annotation.shown_order)
+        size = 0 if annotation.backend == HUMAN else len(annotation.shown_order)
         for rating in annotation.ratings:
             slot = annotation.shown_order.index(rating.completion_id)
             before = len(self.ratings.columns["prompt"])

@@ -216,7 +216,14 @@ def _position(report: Json) -> Iterator[Finding]:
     else:
         bound, text = PLACE, f"best and worst place {number(effect, '.2f')} points apart"
     level: Level = "good" if found["p"]["value"] >= SIGNIFICANT else "bad" if effect["value"] >= bound else "mind"
-    yield _estimate(level, "place shown", f"{text}, {p_text(found['p'])}, n={found['n']:,}", found["n"])
+    left = f"; {skipped_text(found)}" if found["skipped"] else ""
+    yield _estimate(level, "place shown", f"{text}, {p_text(found['p'])}, n={found['n']:,}{left}", found["n"])
+
+
+def skipped_text(position: Json) -> str:
+    """Which annotations say nothing of places."""
+    n = position["skipped"]
+    return f"{n:,} annotation{'' if n == 1 else 's'} by people left out: the order they saw is not known"
 
 
 def _attributes(report: Json) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from align.calibration.figure import is_known
 from align.calibration.words import number, p_text
-from align.doctor.words import findings, headline
+from align.doctor.words import findings, headline, skipped_text
 from align.report.pieces import cell, counts, document, facts, heat_map, missing, note, panel, table, text
 from align.report.strips import Strip, bars, strips
 
@@ -146,15 +146,16 @@ def _position(report: Json) -> str:
     title = "Does the place matter?"
     if "mode" not in found:
         return panel(title, missing(found["why"]))
+    left = [note(skipped_text(found))] if found["skipped"] else []
     if found["mode"] == "pairwise":
         rows = [Strip("first preferred", found["first"], ".0%")]
         said = f"{p_text(found['p'])} (sign flips by prompt), {found['n_preferences']:,} preferences"
-        return panel(title, strips(rows, low=0.0, high=1.0, mark=0.5, label="share preferred"), note(said))
+        return panel(title, strips(rows, low=0.0, high=1.0, mark=0.5, label="share preferred"), note(said), *left)
     rows = [Strip(f"place {slot['slot']}", slot["effect"], "+.2f") for slot in found["slots"]]
     ends = [slot["effect"].get(key) for slot in found["slots"] for key in ("value", "low", "high")]
     reach = max([0.25, *(abs(end) for end in ends if end is not None)])
     said = f"preference score above the prompt's own mean, by place; {p_text(found['p'])} (rotations within the prompt)"
-    return panel(title, strips(rows, low=-reach, high=reach, mark=0.0, label="effect of place"), note(said))
+    return panel(title, strips(rows, low=-reach, high=reach, mark=0.0, label="effect of place"), note(said), *left)
 
 
 def _saturation(report: Json) -> str:

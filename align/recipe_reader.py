@@ -215,4 +215,6 @@ def _shown(value: Any) -> str:
         return f"the number {value}"
     if isinstance(value, str):
         return f"text {str(value)!r:.60}"
-    return "a list" if isinstance(value, list) else "a block"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "a block"

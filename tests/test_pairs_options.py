@@ -236,6 +236,7 @@ def test_lengths_and_limits_are_written_as_numbers():
         ("score", "3", "pairs.score: the number 3 is none of paper, helpfulness_correctness"),
         ("score", "null", "pairs.score: expected a value, got nothing"),
         ("sets", "[preference, dpo]", "pairs.sets.1: text 'dpo' is none of preference, steerlm, rejection, hindsight"),
+        ("sets", "[]", "pairs.sets: expected a list [a, b], got an empty list"),
         ("length_gap", "[low, 3]", "pairs.length_gap.0: expected a whole number, got text 'low'"),
         ("max_pairs", "0", "pairs.max_pairs: 0 is impossible; it must be at least 1"),
         ("max_length_ratio", "0.5", "pairs.max_length_ratio: 0.5 is impossible; it must be at least 1"),

@@ -168,9 +168,10 @@ def _call(verb: str, options: argparse.Namespace) -> int:
         else:
             print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        again = " ".join(["align", *sys.argv[1:]])
-        print(f"\ninterrupted; what is done so far is kept. To go on: {again}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are ending: a second one has nothing to add
+        kept = f"what is done so far is kept. To go on: {' '.join(['align', *sys.argv[1:]])}"
+        print(f"\ninterrupted; {str(interrupt) or kept}", file=sys.stderr)
         return 130
 
 

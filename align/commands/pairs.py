@@ -42,14 +42,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if settings.also:
         raise UserError("also: is for recipes; give each file to `align pairs`, then name their preference.jsonl there")
     root = getattr(options, "image_root", None)
+    if root and not Path(root).is_dir():
+        raise UserError(f"--image-root: {root} is not a folder; image paths are relative to it")
+    workers = getattr(options, "workers", None)
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers: {workers}; expected 1 or more")
     bar = console.bar("pairs", 0, 0)
     try:
         funnel = build_files(
             Path(options.recipe), Path(outdir), settings, options.seed, rubric=options.rubric,
             form=getattr(options, "form", "auto"), image_root=Path(root) if root else None,
-            workers=getattr(options, "workers", None),
+            workers=workers,
             progress=lambda done, total: bar.set(done >> 20, total >> 20, "MB"),
         )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was written") from None
     finally:
         bar.close()
     text = json.dumps(funnel, indent=1, ensure_ascii=False)

@@ -16,7 +16,7 @@ import msgspec
 
 from align.formats import format_named, formats
 from align.formats.containers import Placed, Progress, container_of, placed_at, read_rows
-from align.formats.format import Format, Images, Made
+from align.formats.format import Format, Images, Kind, Made
 from align.formats.own import SCHEMAS, kind_of
 from align.formats.store import ImageStore
 from annotate.errors import RecordError, UserError
@@ -34,8 +34,11 @@ class Fault:
         return f"{self.where}: {self.text}"
 
 
-def format_of(path: Path, form: str = "auto") -> Format:
-    """The format of a file, by its name or by its first row. Raises `UserError` where no format knows its keys."""
+def format_of(path: Path, form: str = "auto", *, kind: Kind | None = None) -> Format:
+    """The format of a file, by its name or by its first row. Raises `UserError` where no format knows its keys.
+
+    `kind`: what is wanted of the file, so that only formats that hold it are proposed.
+    """
     if form != "auto":
         return format_named(form)
     first = next((placed.value for placed in read_rows(path) if not placed.fault), None)
@@ -43,7 +46,8 @@ def format_of(path: Path, form: str = "auto") -> Format:
     found = [f for f in formats().values() if isinstance(first, dict) and f.recognises(first)]
     if len(found) == 1:
         return found[0]
-    names = ", ".join(f.name for f in found or formats().values())
+    usable = [f for f in formats().values() if (f.read or f.read_group) and (kind is None or kind in f.kinds)]
+    names = ", ".join(f.name for f in found or usable)
     said = "could be any of" if found else f"no format has the keys of its first row ({keys:.200});"
     raise UserError(f"{path}: {said} {names}; say which with --from")
 

@@ -30,6 +30,8 @@ class ImageStore:
     root: Path | None
     folder: Path | None = None
     max_pixels: int = MAX_PIXELS
+    root_name: str = "--image-root"
+    """What sets the root: in a recipe it is `prompts.image_root`."""
     known: dict[str, Image | str] = field(default_factory=dict)
     """Path, or sha256 of embedded bytes -> the image, or why it cannot be used."""
 
@@ -46,7 +48,7 @@ class ImageStore:
         if self.root is None:
             return Image(path=path, sha256=UNOPENED + path)
         checked = check_image(self.root, path, max_pixels=self.max_pixels)
-        return checked.fault or Image(path=path, sha256=checked.sha256)
+        return checked.fault.replace("prompts.image_root", self.root_name) or Image(path=path, sha256=checked.sha256)
 
     def embedded(self, data: bytes, name: str = "") -> Image:
         """An image by its bytes. Raises `RecordError` where they are none; `name` is for the words of the error."""

@@ -46,7 +46,7 @@ def _read(path: Path, root: Path, bad: list[Fault]) -> list[Other]:
         raise UserError(f"{path}: is not there; is the path right?")
     others: list[Other] = []
     ready: dict[str, list[PreferencePair]] = {}
-    for record in read_file(path, images=ImageStore(root=root), faults=bad):
+    for record in read_file(path, images=ImageStore(root=root, root_name="prompts.image_root"), faults=bad):
         if isinstance(record, Annotated):
             others.append(replace(record, prompt=_named(record.prompt, path)))
         elif isinstance(record, PreferencePair):

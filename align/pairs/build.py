@@ -37,7 +37,7 @@ from align.formats.reading import format_of
 from align.pairs.account import Account
 from align.pairs.card import dataset_card
 from align.pairs.lengths import Gaps
-from align.pairs.parts import OWN, Built, Job, Part, build_part, deal_part, gaps_of_part
+from align.pairs.parts import Built, Job, Part, build_part, deal_part, gaps_of_part
 from align.pairs.score import check_settings
 from align.pairs.sets import SETS
 from align.pairs.steerlm import conditioning
@@ -105,9 +105,7 @@ def _looked_at(path: Path, form: str) -> tuple[int, bool, str]:
             zipped = stream.read(2) == b"\x1f\x8b"
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
-    if not size:
-        return 0, True, OWN
-    return size, container_of(path) == "jsonl" and not zipped, format_of(path, form).name
+    return size, container_of(path) == "jsonl" and not zipped, format_of(path, form, kind="annotated").name
 
 
 def _target(outdir: Path) -> Path:

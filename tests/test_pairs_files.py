@@ -7,11 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from pair_groups import CLOSE, HELPSTEER, A, B, C, D, annotated, work
+from pair_groups import CLOSE, HELPSTEER, NAMES, A, B, C, D, annotated, work
 
+from align.cli import main
 from align.console import Console
+from align.formats import format_named
 from align.pairs import Pairs
+from align.pairs.account import REMEDIES, Account
 from align.pairs.build import build_files
+from align.pairs.sets import LOST_BEFORE
 from align.pairs.stage import PairsWork
 from align.pairs.stage import work as stage_work
 from align.recipe import load_recipe
@@ -76,7 +80,8 @@ def test_no_pair_above_the_margin_stops_before_anything_is_written(tmp_path):
     assert str(caught.value) == (
         "no pair above the margin: pairs.min_margin is 8, and none of 4 annotated prompt(s) gave a pair "
         "(1 completion_empty, 3 no_margin). Points between the best and the worst completion of a prompt: "
-        "1: 1, 2: 1, 7: 1 (points: prompts). Lower pairs.min_margin, or sample completions that differ more"
+        "1: 1, 2: 1, 7: 1 (points: prompts). Lower pairs.min_margin, or sample completions that differ more. "
+        "Sample again those that are empty"
     )
     # without dpo the other sets are still wanted
     finished = []
@@ -94,8 +99,54 @@ def test_annotations_that_only_compare_give_no_scores(tmp_path):
     with pytest.raises(UserError, match=r"pairwise ones only compare. Annotate with mode listwise or pointwise"):
         build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
     (tmp_path / "annotated.jsonl").write_text("")
-    with pytest.raises(UserError, match="not one prompt was annotated"):
+    with pytest.raises(UserError, match=r"annotated.jsonl: empty; expected a JSON list, JSON Lines or parquet$"):
         build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+    with pytest.raises(UserError, match=r"not one prompt was annotated; see the failures of `annotate`$"):
+        Account(Pairs(), prompts={"digits": 3}).require_pairs()
+
+
+def test_the_advice_is_of_what_left_no_pair(tmp_path):
+    """A lower margin helps nobody whose completions are all the same."""
+    rows = [annotated("1?", [A, A]), annotated("2?", [A, (A[0], D[1])]), annotated("3?", [A]), annotated("4?", [])]
+    write_records(tmp_path / "annotated.jsonl", [*rows, annotated("5?", [A, A, A])])
+    with pytest.raises(UserError) as caught:
+        build_files(tmp_path / "annotated.jsonl", tmp_path / "out", Pairs(), 0)
+    assert str(caught.value) == (
+        "no pair: none of 5 annotated prompt(s) gave a pair (2 completions_missing, 3 identical). "
+        "Sample completions that differ (a higher temperature). Have two completions or more of a prompt (sample.n)"
+    )
+    assert set(REMEDIES) == set(LOST_BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--workers", "0"], "--workers: 0; expected 1 or more"),
+        (["--workers=-3"], "--workers: -3; expected 1 or more"),
+        (["--image-root", "nope"], "--image-root: nope is not a folder; image paths are relative to it"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_read(tmp_path, capsys, arguments, told):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    assert main(["pairs", str(tmp_path / "annotated.jsonl"), str(tmp_path / "out"), *arguments]) == 2
+    assert capsys.readouterr().err == f"{told}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_and_formats_are_told_as_the_command_calls_them(tmp_path, capsys):
+    rated = {"prompt": "Q?", "response": "A.", "image": "gone.png", **dict.fromkeys(NAMES, 3)}
+    (tmp_path / "hs.jsonl").write_text(json.dumps(rated) + "\n")
+    assert main(["pairs", str(tmp_path / "hs.jsonl"), str(tmp_path / "out"), "--image-root", str(tmp_path)]) == 2
+    assert "image 'gone.png': no such file below --image-root" in capsys.readouterr().err
+    (tmp_path / "odd.jsonl").write_text('{"x": 1}\n')
+    assert main(["pairs", str(tmp_path / "odd.jsonl"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / 'odd.jsonl'}: no format has the keys of its first row (x); ")
+    named = said.partition("(x); ")[2].partition(";")[0].split(", ")
+    assert {"helpsteer", "ultrafeedback", "mmalign"} <= set(named)
+    assert all(
+        "annotated" in format_named(n).kinds and (format_named(n).read or format_named(n).read_group) for n in named
+    )
 
 
 def test_files_from_a_bare_annotation_file(tmp_path):

@@ -21,6 +21,19 @@ from align.settings import Pairs
 from annotate.errors import UserError
 from annotate.records import Failure, Reason
 
+REMEDIES: Mapping[Reason, str] = {
+    Reason.COMPLETIONS_MISSING: "Have two completions or more of a prompt (sample.n)",
+    Reason.UNRATED: "Have two completions or more of a prompt rated for all of pairs.score",
+    Reason.COMPLETION_EMPTY: "Sample again those that are empty",
+    Reason.INVALID_INPUT: "Sample again, or mend, those that contain <image>",
+    Reason.CUT_OFF: "Sample with more new tokens, or keep what was cut off (pairs.cut_off: keep)",
+    Reason.NO_MARGIN: "Lower pairs.min_margin, or sample completions that differ more",
+    Reason.IDENTICAL: "Sample completions that differ (a higher temperature)",
+    Reason.TIED: "Let one of the best be drawn (pairs.ties: random)",
+    Reason.FILTERED: "Widen pairs.fraction, max_length_ratio or length_gap",
+}
+"""What to do where a reason left no pair at all."""
+
 
 class Account:
     """Fed one prompt at a time; accounts of parts of a file add up by `update`."""
@@ -109,7 +122,8 @@ class Account:
             return
         annotated = self.total()["annotated"]
         if not annotated:
-            raise UserError("no pair: not one prompt was annotated; see the failures of `annotate`")
+            see = "; see the failures of `annotate`" if self.prompts is not None else ""
+            raise UserError(f"no pair: not one prompt was annotated{see}")
         if self.failures.get(Reason.UNRATED.value) == annotated:
             raise UserError(
                 f"no pair: no two completions of a prompt are rated for all of {', '.join(self.settings.score)}; "
@@ -117,9 +131,14 @@ class Account:
                 "(score: [...]), or pair by what was preferred (basis: preferences)"
             )
         why = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
-        spread = ", ".join(f"{points}: {n}" for points, n in sorted(self.widest.items())) or "none could be compared"
-        raise UserError(
-            f"no pair above the margin: pairs.min_margin is {self.settings.min_margin:g}, and none of {annotated} "
-            f"annotated prompt(s) gave a pair ({why}). Points between the best and the worst completion of a prompt: "
-            f"{spread} (points: prompts). Lower pairs.min_margin, or sample completions that differ more"
-        )
+        none = f"none of {annotated} annotated prompt(s) gave a pair ({why})"
+        if Reason.NO_MARGIN.value in self.failures:
+            spread = ", ".join(f"{points}: {n}" for points, n in sorted(self.widest.items()))
+            none = (
+                f"no pair above the margin: pairs.min_margin is {self.settings.min_margin:g}, and {none}. "
+                f"Points between the best and the worst completion of a prompt: {spread} (points: prompts)"
+            )
+        else:
+            none = f"no pair: {none}"
+        most = sorted(self.failures, key=lambda reason: -self.failures[reason])
+        raise UserError(f"{none}. {'. '.join(REMEDIES[Reason(reason)] for reason in most)}")

@@ -110,7 +110,7 @@ class Sample:
         "keep log-probabilities in logprobs.jsonl: where the sampled model is the reference of DPO it need not be run",
     )
     workers: int | None = option(
-        None, "models at once; where nothing is said one per GPU, or one", operational=True, low=1
+        None, "models at once; where nothing is said one per GPU, or one; on Ray two", operational=True, low=1
     )
     gpus_per_worker: int = option(1, "GPUs that one model is split over (vllm)", operational=True, low=1)
     spread: Literal["processes", "ray"] = option(

@@ -18,7 +18,7 @@ from tiny_llava import FolderContext, ask_about, run_stage, save_image, save_tin
 
 from align.context import PromptSet
 from align.models.draws import seed_of
-from align.models.load import LoadedModel, load_vlm
+from align.models.load import LoadedModel, digest_of, load_vlm
 from align.recipe import Recipe
 from align.sample.batches import plan_batches, tokens_of
 from align.sample.engine import Ask, Decoding, Draw, generate
@@ -234,6 +234,33 @@ def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
     if find_spec("vllm") is None:
         with pytest.raises(UserError, match=r"pip install 'mmalign\[vllm\]'"):
             run_stage(make_work(folder, root, prompts, engine="vllm"), tmp_path)
+
+
+def test_an_adapter_is_sampled_with_its_base(
+    folder: Path, pictures: tuple[Path, list[Image]], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    root, _ = pictures
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=r".*language_model.*\.(q|v)_proj", init_lora_weights=False)
+    get_peft_model(load_vlm(folder).model, config).save_pretrained(str(tmp_path / "adapter"))
+    plain = make_work(folder, root, prompts)
+    aligned = SampleWork(
+        settings=plain._settings,
+        seed=3,
+        prompts=plain._prompts,
+        model=folder,
+        model_sha256=digest_of(folder, tmp_path / "adapter"),
+        adapter=tmp_path / "adapter",
+    )
+    assert not {u.key for u in plain.units} & {u.key for u in aligned.units}
+    before, after = (
+        list(run_stage(w, tmp_path)[0].files["completions.jsonl"])  # type: ignore[arg-type]
+        for w in (plain, aligned)
+    )
+    assert [c.prompt_id for c in before] == [c.prompt_id for c in after]
+    assert [c.text for c in before] != [c.text for c in after]
 
 
 # ---------------------------------------------------------------------------------------------------------- elsewhere

@@ -44,8 +44,19 @@ def work(context: Context) -> SampleWork:
 class SampleWork:
     """The plan, and how to carry it out. Light until `execute`: no torch."""
 
-    def __init__(self, *, settings: Sample, seed: int, prompts: PromptSet, model: Path, model_sha256: str) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Sample,
+        seed: int,
+        prompts: PromptSet,
+        model: Path,
+        model_sha256: str,
+        adapter: Path | None = None,
+    ) -> None:
+        """`model_sha256` is of the model with the adapter, where there is one (`align.models.load.digest_of`)."""
         self._settings = settings
+        self._adapter = adapter
         self._seed = seed
         self._prompts = prompts
         self._model = model
@@ -94,6 +105,7 @@ class SampleWork:
         return Job(
             model=self._model.absolute(),
             model_sha256=self._model_sha256,
+            adapter=self._adapter,
             root=self._prompts.root.absolute(),
             n=s.n,
             seed=self._seed,

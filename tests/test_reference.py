@@ -20,7 +20,7 @@ from tiny_llava import ask_about, save_image, save_tiny_llava
 from align.models.load import LoadedModel, load_vlm
 from align.settings import Train
 from align.train.lora_rows import TrainRow, measure_rows, spoken
-from align.train.lora_run import train_lora
+from align.train.lora_run import Trained, train_lora
 from align.train.preference import Shortcuts, made_by
 from align.train.reference import Asked, MadeBy, ReferenceCache, asked_of
 from annotate.errors import UserError
@@ -132,6 +132,25 @@ def test_a_run_of_six_steps_is_trls(folder: Path, root: Path, tmp_path: Path) ->
     }
 
 
+def three_steps(folder: Path, root: Path, workspace: Path, **settings: Any) -> Trained:
+    trl = {"per_device_train_batch_size": 2, "max_steps": 3, "learning_rate": 1e-2}
+    return train_lora(
+        method="dpo",
+        stage="dpo",
+        rows=draw_rows(root, seed=4)[:4],
+        model=folder,
+        settings=Train(lora=LORA, trl=trl, **settings),
+        seed=1,
+        folder=workspace,
+        progress=silent,
+    )
+
+
+@pytest.fixture(scope="module")
+def short_way(folder: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return three_steps(folder, root, tmp_path_factory.mktemp("short"))
+
+
 @pytest.mark.parametrize(
     ("settings", "notes"),
     [
@@ -141,25 +160,11 @@ def test_a_run_of_six_steps_is_trls(folder: Path, root: Path, tmp_path: Path) ->
     ],
 )
 def test_the_long_way_gives_the_same(
-    folder: Path, root: Path, tmp_path: Path, settings: dict[str, Any], notes: str
+    folder: Path, root: Path, tmp_path: Path, short_way: Trained, settings: dict[str, Any], notes: str
 ) -> None:
-    rows = draw_rows(root, seed=4)[:4]
-    trl = {"per_device_train_batch_size": 2, "max_steps": 3, "learning_rate": 1e-2}
-    made = [
-        train_lora(
-            method="dpo",
-            stage="dpo",
-            rows=rows,
-            model=folder,
-            settings=Train(lora=LORA, trl=trl, **more),
-            seed=1,
-            folder=tmp_path / name,
-            progress=silent,
-        )
-        for name, more in (("short", {}), ("long", settings))
-    ]
-    short, long = (m.log for m in made)
-    assert notes in made[1].notes.values()
+    trained = three_steps(folder, root, tmp_path, **settings)
+    assert notes in trained.notes.values()
+    short, long = short_way.log, trained.log
     for name in ("loss", "grad_norm", "rewards/margins", "logps/chosen"):
         assert [e[name] for e in short] == pytest.approx([e[name] for e in long], rel=1e-4, abs=2e-6), name
     assert short[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -343,6 +348,42 @@ def test_numbers_of_another_model_are_noticed_at_the_first_step(folder: Path, ro
         UserError, match=r"did not start at its reference.*\.jsonl are not this model's: delete that file"
     ):
         train("second")
+
+
+def test_a_model_that_cannot_share_is_told_of_and_has_its_reference_kept(
+    folder: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A LLaVA on Mistral, whose window this packing does not know: TRL's rows, and the same answers for the cache."""
+    import shutil
+
+    from transformers import AutoConfig, LlavaForConditionalGeneration, MistralConfig
+
+    shape = AutoConfig.from_pretrained(folder)
+    llama = shape.text_config
+    shape.text_config = MistralConfig(
+        vocab_size=llama.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        pad_token_id=llama.pad_token_id,
+        bos_token_id=llama.bos_token_id,
+        eos_token_id=llama.eos_token_id,
+    )
+    other = tmp_path / "mistral"
+    shutil.copytree(folder, other)
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(shape).save_pretrained(other)
+    made = {}
+    for reference in ("cache", "live"):
+        made[reference] = three_steps(other, root, tmp_path / reference, reference=reference)
+    why = "language models of type mistral are not among llama"
+    assert capsys.readouterr().err.count(f"dpo: one row per completion, as TRL computes it: {why}\n") == 2  # two runs
+    assert made["cache"].notes["completions of one prompt"] == f"one row each, as TRL computes them ({why})"
+    for name in ("loss", "grad_norm", "rewards/margins"):
+        found = [[e[name] for e in made[reference].log] for reference in ("cache", "live")]
+        assert found[0] == pytest.approx(found[1], rel=1e-4, abs=2e-6), name
 
 
 def test_options_of_dpo_mean_nothing_elsewhere(folder: Path, root: Path, tmp_path: Path) -> None:

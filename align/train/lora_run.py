@@ -155,6 +155,8 @@ def _build_dpo(
 
     rows = [row for row, _ in measured]
     shortcuts = Shortcuts.of(loaded, settings, args, folder)
+    if shortcuts.why_not_shared and settings.sharing == "auto":
+        print(f"dpo: one row per completion, as TRL computes it: {shortcuts.why_not_shared}", file=sys.stderr)
     trainer = _build(
         PreferenceTrainer,
         loaded,

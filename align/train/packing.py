@@ -29,6 +29,7 @@ FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 FAMILIES = ("llava", "llava_next")
 LANGUAGE_MODELS = ("llama",)
 """What is tested to be equal. Others have windows, 3D positions or masks of their own."""
+LENGTH_BOUND = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ def why_not_shared(model: Any) -> str:
         return f"models of type {model.config.model_type} are not among {', '.join(FAMILIES)}"
     if text.model_type not in LANGUAGE_MODELS:
         return f"language models of type {text.model_type} are not among {', '.join(LANGUAGE_MODELS)}"
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in LENGTH_BOUND:
+        return f"its positions ({rope}) depend on how long a row is"
     if text._attn_implementation != "sdpa":
         return f"attention {text._attn_implementation} does not take the mask of a packed row; sdpa does"
     return ""

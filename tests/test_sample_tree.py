@@ -23,7 +23,7 @@ from align.sample.tree import Form, Writing, decode
 from align.sample.ways import way_of
 from annotate.records import Prompt
 
-FREE = Decoding(temperature=1.5, max_new_tokens=24)
+FREE = Decoding(temperature=1.5, max_new_tokens=16)
 ENDS = list(range(100, 120))
 """Tokens that end an answer, about one in twenty: lengths differ, and whole prompts end early."""
 FORMS: list[Form] = ["tree", "rows"]
@@ -115,14 +115,14 @@ def test_the_tokens_are_those_of_generate(
 ) -> None:
     loaded = models[name]
     shown = seen_by(loaded, asks)
-    for n, decoding in [(2, Decoding(max_new_tokens=24)), (4, FREE)]:
+    for n, decoding in [(2, Decoding(max_new_tokens=12)), (4, FREE)]:
         found = generate(loaded, shown, n=n, decoding=decoding, seed=3, way=way)
         assert found == generate(loaded, shown, n=n, decoding=decoding, seed=3, way="generate")
     assert {d.finish_reason for draws in found.draws for d in draws} == {"stop", "length"}
 
 
 @pytest.mark.parametrize("n", range(1, 7))
-@pytest.mark.parametrize("decoding", [FREE, Decoding(temperature=0.9, top_p=0.8, max_new_tokens=16)])
+@pytest.mark.parametrize("decoding", [FREE, Decoding(temperature=0.9, top_p=0.8, max_new_tokens=10)])
 def test_any_number_of_completions(models: dict[str, LoadedModel], asks: list[Ask], n: int, decoding: Decoding) -> None:
     loaded = models["llava"]
     found, wanted = (generate(loaded, asks, n=n, decoding=decoding, seed=n, way=w) for w in ("tree", "generate"))
@@ -139,10 +139,10 @@ def test_what_leaves_the_cache_is_missed_by_nobody(
     for with_images in (True, False):
         batch = batch_of(loaded, [one for one in asks if bool(one.images) == with_images])
         seeds = [[10 * b + k for k in range(5)] for b in range(len(batch["input_ids"]))]
-        same = {"limit": 40, "ends": frozenset(ENDS), "pad_id": 0, "temperature": 1.5}
+        same = {"limit": 24, "ends": frozenset(ENDS), "pad_id": 0, "temperature": 1.5}
         found = decode(loaded.model, batch, seeds, Writing(**same, steps_ahead=steps_ahead), form)
         assert found == decode(loaded.model, batch, seeds, Writing(**same, steps_ahead=64), form)
-        assert len({len(w.ids) for row in found for w in row}) > 8
+        assert len({len(w.ids) for row in found for w in row}) > 5
 
 
 def batch_of(loaded: LoadedModel, asks: list[Ask]) -> dict[str, torch.Tensor]:

@@ -67,6 +67,7 @@ class Recipe:
     sft: Train | None = option(None, "fine-tuning on the annotator's own answers")  # noqa: RUF009
     evaluate: Evaluate | None = option(None, "benchmarks for every model")  # noqa: RUF009
     report: Report | None = option(None, "one page and one table")  # noqa: RUF009
+    rounds: int = option(1, "of sampling, annotating and DPO, each from the model before", low=1, operational=True)
     sweep: Mapping[str, Any] = option(dict, "dotted keys of this recipe with lists of values", operational=True)
 
     @property

@@ -33,6 +33,7 @@ def check(recipe: Recipe, faults: Faults) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe.name):
         faults.add("name", f"{recipe.name!r} names a folder: letters, digits, dot, dash and underscore only")
     _blocks(recipe, faults)
+    _rounds(recipe, faults)
     _models(recipe, faults)
     _annotators(recipe, faults)
     _pairs(recipe, faults)
@@ -60,6 +61,18 @@ def _blocks(recipe: Recipe, faults: Faults) -> None:
     wanting = any(STAGES[name].uses_prompts for name in present)
     if wanting and (recipe.prompts is None or not recipe.prompts.file) and not faults.has("prompts.file"):
         faults.add("prompts", "this recipe needs prompts; add `prompts: {file: ..., image_root: ...}`")
+
+
+def _rounds(recipe: Recipe, faults: Faults) -> None:
+    if recipe.rounds == 1:
+        return
+    missing = [name for name in ("sample", "annotate", "pairs", "dpo") if recipe.block(name) is None]
+    if missing:
+        faults.add(
+            "rounds", f"a round samples, annotates and aligns by DPO; add {', '.join(f'`{m}`' for m in missing)}"
+        )
+    if recipe.sweep:
+        faults.add("rounds", "does not go with `sweep`; take one of them out")
 
 
 def _models(recipe: Recipe, faults: Faults) -> None:

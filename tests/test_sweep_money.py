@@ -47,8 +47,8 @@ def test_a_point_that_would_spend_stops_first_whatever_the_budget(tmp_path: Path
     found = sweep(recipe, "sweep.annotate.passes=[1, 2]")
     assert {code for code, _ in found.values()} == {2} and calls(service) == 0
     (one, two) = (why for _, why in found.values())
-    assert one.startswith("annotate would spend money at this point of the sweep: 5 calls")
-    assert one.endswith("Add --yes to go on; a budget_usd then holds for each point, not for all of them")
+    assert one.startswith(f"annotate would spend money in {tmp_path}/runs/service/sweep/passes-1: 5 calls")
+    assert one.endswith("Add --yes to go on; a budget_usd then holds for each run, not for all of them")
     assert "10 calls" in two
 
 

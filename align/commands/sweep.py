@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from align.console import Console
-from align.sweep.run import Plan, common_states, exit_code, foresee, make_plan, run_sweep
+from align.sweep.run import Outcome, Plan, common_states, exit_code, foresee, make_plan, run_sweep
 from annotate.errors import UserError
 from annotate.jsonl import write_text
 
@@ -50,19 +52,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
     plan = make_plan(options.recipe, options.changes, one_by_one=options.one_by_one)
     if options.list:
         return _list(plan, console)
-    if find_spec("matplotlib") is None:  # told now, not after the last point
-        raise UserError("not installed: matplotlib; pip install 'mmalign[report]'")
+    check_figures()
     outcomes = run_sweep(plan, console, yes=options.yes)
-    table = _write(plan, outcomes)
     folder = plan.folder
+    table = write_table(plan, outcomes, folder)
     text = (folder / "table.txt").read_text(encoding="utf-8").rstrip()
     where = f"{folder / 'table.csv'}  {folder / 'sweep.html'}"
     console.result(f"\n{text}\n\n{where}", folder=str(folder), table=table)
     return exit_code(outcomes)
 
 
-def _write(plan: Plan, outcomes: Any) -> dict[str, Any]:
-    """The four files of a sweep; returns the content of table.json."""
+def check_figures() -> None:
+    """Raise `UserError` where the figure cannot be drawn: told before the first point, not after the last."""
+    if find_spec("matplotlib") is None:
+        raise UserError("not installed: matplotlib; pip install 'mmalign[report]'")
+
+
+def write_table(plan: Plan, outcomes: Mapping[str, Outcome], folder: Path) -> dict[str, Any]:
+    """The four files of a sweep, or of rounds; returns the content of table.json."""
     from align.report.sweep import render_page, render_text
     from align.sweep.table import csv_text, sweep_table
 
@@ -74,7 +81,7 @@ def _write(plan: Plan, outcomes: Any) -> dict[str, Any]:
         "sweep.html": render_page(table),
     }
     for name, text in files.items():
-        write_text(plan.folder / name, text)
+        write_text(folder / name, text)
     return table
 
 

@@ -93,7 +93,7 @@ def sweep_faults(sweep: Sweep) -> Iterator[tuple[str, str]]:
         elif len(set(texts)) != len(texts):
             yield key, "holds a value twice"
     for key in (*sweep.axes, *sweep.fixed):
-        if key.split(".")[0] in ("name", "runs", "sweep", "report"):
+        if key.split(".")[0] in ("name", "runs", "sweep", "report", "rounds"):
             yield key, "cannot be swept: each point is a run of its own below the recipe's"
 
 

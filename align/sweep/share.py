@@ -128,13 +128,13 @@ class SharingRunner(Runner):
         return done
 
     def _ask_before_spending(self, stage: Stage, work: Work, pending: Sequence[Unit], target: str | None) -> None:
-        """A budget is one stage's: it does not say that every point may spend as much again."""
+        """A budget is one stage's: it does not say that every point or round may spend as much again."""
         taken = self._taken(stage, work, pending)
         estimate = work.estimate([u for u in pending if u.key not in taken])
         if estimate.paid and len(taken) < len(pending) and not self.yes:
             raise UserError(
-                f"{stage.name} would spend money at this point of the sweep: {price(estimate)}. Add --yes to go on; a "
-                "budget_usd then holds for each point, not for all of them"
+                f"{stage.name} would spend money in {self.recipe.folder}: {price(estimate)}. Add --yes to go on; a "
+                "budget_usd then holds for each run, not for all of them"
             )
 
     def _execute(
@@ -151,7 +151,7 @@ class SharingRunner(Runner):
             if unit.key in taken:
                 journal.append(unit.key, taken[unit.key])
         if taken:
-            text = f"  {len(taken)} of {len(units)} units as in another run of the sweep"
+            text = f"  {len(taken)} of {len(units)} units as in another run"
             self.console.tell("shared", text, stage=stage.name, units=len(taken))
         super()._execute(stage, work, units, [u for u in pending if u.key not in taken], journal, folder)
 

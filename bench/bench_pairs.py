@@ -39,8 +39,9 @@ SMALL = 10_000
 HEAD = """\
 # Pair building and conversion
 
-Written by `{command}`; do not edit. {rows:,} annotated completions of {prompts:,} prompts, read, strictly checked,
-built and written; medians of the repeats. Every contestant's pairs were held against what follows from the file: the
+Written by `{command}`; do not edit.
+
+{rows:,} annotated completions of {prompts:,} prompts, read, strictly checked, built and written; medians of the repeats. Every contestant's pairs were held against what follows from the file: the
 same prompts have a pair, chosen is a best answer, rejected one that is worse by 2 points at least.
 
 - *pandas, loop*: a loop over `groupby(image, prompt)` with `idxmax`, a filter and `.sample(n=1)`, as in the paper's
@@ -60,7 +61,9 @@ Results = dict[str, list[Run]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="250,000 prompts; the loop once, on flat.jsonl, the others 3 times")
+    parser.add_argument(
+        "--full", action="store_true", help="250,000 prompts; the loop once, on flat.jsonl, the others 3 times"
+    )
     parser.add_argument("--prompts", type=int, help="default: 12,500, or 250,000 with --full")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loops", type=int, default=1, help="repeats of the per-group loop (0: leave it out)")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from doctored import pair, points, rated, report_of
+from photographs import photographs
 from small_run import annotate_recipe, finish
 from test_report import findings, page
 
@@ -18,8 +19,6 @@ from align.console import Console
 from align.recipe import load_recipe
 from annotate.errors import Stopped, UserError
 from annotate.jsonl import write_records
-
-PHOTOS = Path(__file__).parent.parent / "data" / "photos" / "images"
 
 
 def run(*arguments: str | Path, machine: bool = False) -> int:
@@ -156,12 +155,12 @@ def test_questions_and_images_of_an_evaluation_set_are_found(tmp_path: Path) -> 
     for folder in ("data", "val"):
         (tmp_path / folder).mkdir()
     for name in ("chelsea", "rocket"):
-        shutil.copy(PHOTOS / f"{name}.jpg", tmp_path / "data" / f"{name}.jpg")
+        shutil.copy(photographs() / f"{name}.jpg", tmp_path / "data" / f"{name}.jpg")
     from PIL import Image
 
-    with Image.open(PHOTOS / "chelsea.jpg") as cat:
+    with Image.open(photographs() / "chelsea.jpg") as cat:
         cat.resize((336, 336)).save(tmp_path / "val" / "1.jpg", quality=60)
-    shutil.copy(PHOTOS / "china.jpg", tmp_path / "val" / "2.jpg")
+    shutil.copy(photographs() / "china.jpg", tmp_path / "val" / "2.jpg")
     rows = [
         {"id": f"r{i}", "image": image, "conversations": [
             {"from": "human", "value": f"<image>\n{text}"}, {"from": "gpt", "value": "Yes."}]}

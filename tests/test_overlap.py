@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photographs import NAMES, photographs
 from PIL import Image, ImageDraw
+from test_demo_world import prepare
 
 from align.doctor.sets import Gallery, entry_of, load_set
 from align.overlap import Entry, Overlap, words
@@ -21,7 +23,6 @@ from align.prints import ImagePrint, fingerprint, fingerprint_of, near
 from annotate.errors import UserError
 from annotate.records import Completion, PreferencePair, Prompt, Turn
 
-PHOTOS = Path(__file__).parent.parent / "data" / "photos" / "images"
 PASSAGE = (
     "The lighthouse at the northern cape was built by three brothers who carried every stone up the cliff by hand "
     "and who never told anybody in the village why they did it"
@@ -29,7 +30,7 @@ PASSAGE = (
 
 
 def photo(name: str) -> Image.Image:
-    return Image.open(PHOTOS / f"{name}.jpg")
+    return Image.open(photographs() / f"{name}.jpg")
 
 
 def jpeg(picture: Image.Image, quality: int) -> bytes:
@@ -199,7 +200,7 @@ def test_hashes_are_those_of_the_library_everybody_uses(name: str, dct: int, gra
     assert (ours[0] ^ dct).bit_count() <= 2 and (ours[1] ^ gradient).bit_count() <= 1
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(PHOTOS.glob("*.jpg"))])
+@pytest.mark.parametrize("name", NAMES)
 def test_changed_copies_of_a_photograph_are_near(name: str) -> None:
     original = photo(name)
     width, height = original.size
@@ -216,17 +217,17 @@ def test_changed_copies_of_a_photograph_are_near(name: str) -> None:
 
 def test_most_slightly_cropped_copies_are_near() -> None:
     apart = {}
-    for path in sorted(PHOTOS.glob("*.jpg")):
-        original = Image.open(path)
+    for name in NAMES:
+        original = photo(name)
         left, top = original.width // 100, original.height // 100
         cropped = original.crop((left, top, original.width - left, original.height - top))
-        apart[path.stem] = distance(original, cropped)
+        apart[name] = distance(original, cropped)
     assert {name for name, bits in apart.items() if bits > 5} == {"rocket"}  # 1% at each side; that one differs in 6
     assert apart["rocket"] == 6
 
 
 def test_other_photographs_and_large_changes_are_not_near() -> None:
-    pictures = [Image.open(path) for path in sorted(PHOTOS.glob("*.jpg"))]
+    pictures = [photo(name) for name in NAMES]
     apart = [distance(a, b) for i, a in enumerate(pictures) for b in pictures[:i]]
     assert min(apart) >= 20
     cat = photo("chelsea")
@@ -412,10 +413,10 @@ def test_each_layout_of_an_evaluation_set_is_read(tmp_path: Path) -> None:
     assert entry.texts == ("<image>\nWhat is it?",) and entry.images[0].dct is not None
 
 
-def test_our_own_benchmarks_are_read() -> None:
-    path = Path(__file__).parent.parent / "data" / "demo" / "bench" / "test" / "pope.jsonl"
-    entries = load_set("own", path, path.parent.parent.parent / "images")
-    assert len(entries) == 300
+def test_our_own_benchmarks_are_read(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    entries = load_set("own", tmp_path / "bench" / "test" / "pope.jsonl", tmp_path / "images")
+    assert len(entries) == 16
     assert all(entry.n_images == 1 and len(entry.images) == 1 for entry in entries)
 
 

@@ -81,6 +81,7 @@ def test_two_completions_of_one_prompt_become_one_row() -> None:
     assert packed["images"] == [0]
     assert packed["images_of_rows"] == [0, 0]
     assert packed["n_image_tokens"] == 2
+    assert packed["prefix"] == 4
 
 
 def test_a_branch_sees_the_prefix_and_itself_and_nothing_behind_it() -> None:
@@ -94,6 +95,8 @@ def test_a_branch_sees_the_prefix_and_itself_and_nothing_behind_it() -> None:
         [1, 1, 0, 0, 1, 1, 0],
     ]
     assert sum(mask[6]) > 0  # padding sees something: an empty softmax would be NaN
+    rest = visible(torch.tensor([[0, 0, 1, 1, 2, 2, -1]]), prefix=2)[0, 0].int().tolist()
+    assert rest == mask[2:]  # the prefix itself is plainly causal, and needs no mask
 
 
 def test_equal_completions_are_computed_once_and_other_prompts_apart() -> None:

@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 IGNORED = -100
 FIELDS = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
@@ -30,6 +33,9 @@ FAMILIES = ("llava", "llava_next")
 LANGUAGE_MODELS = ("llama",)
 """What is tested to be equal. Others have windows, 3D positions or masks of their own."""
 LENGTH_BOUND = ("dynamic", "longrope")
+
+ATTENTION = "sdpa_packed"
+"""What transformers calls `attend`; without a prefix it is its own SDPA."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,11 @@ def pack(
     """
     width = max(len(row.ids) for row in rows)
     packed: list[_Packed] = []
+    prefixes: list[int] = []
     places: dict[int, tuple[int, int]] = {}  # row -> packed row, and where there its token `start - 1` stands
     for members in _groups(rows, together, image_id):
         shared = _shared([rows[n] for n in members])
+        prefixes.append(shared)
         first = rows[members[0]]
         line = _Packed(list(first.ids[:shared]), list(range(shared)), [0] * shared, [IGNORED] * shared, first.images)
         laid: dict[tuple[tuple[int, ...], int], int] = {}
@@ -91,6 +99,7 @@ def pack(
         "labels": _padded([line.labels for line in packed], longest, IGNORED),
         "gather": gather,
         # plain numbers: they stay on the CPU, so that nothing waits for a GPU to tell them
+        "prefix": min(prefixes),
         "images": [image for line in packed for image in line.images],
         "images_of_rows": [image for row in rows for image in row.images],
         "n_image_tokens": sum(line.ids.count(image_id) for line in packed) if image_id is not None else 0,
@@ -140,12 +149,36 @@ def _padded(lines: Sequence[list[int]], width: int, filler: int) -> torch.Tensor
     return torch.tensor([line + [filler] * (width - len(line)) for line in lines])
 
 
-def visible(segments: torch.Tensor) -> torch.Tensor:
-    """Which token sees which: a bool mask [rows, 1, query, key]."""
+def visible(segments: torch.Tensor, prefix: int = 0) -> torch.Tensor:
+    """Which token sees which: a bool mask [rows, 1, query, key], of the queries from `prefix` on."""
     width = segments.shape[1]
     earlier = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
-    key, query = segments[:, None, :], segments[:, :, None]
-    return (((key == 0) | (key == query)) & earlier)[:, None]
+    key, query = segments[:, None, :], segments[:, prefix:, None]
+    return (((key == 0) | (key == query)) & earlier[prefix:])[:, None]
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    prefix: int = 0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA of transformers, without a mask for the first `prefix` tokens of every row, which are simply causal."""
+    if not prefix:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return out, None
+    first = (x[:, :, :prefix] for x in (query, key, value))
+    shared, _ = sdpa_attention_forward(module, *first, attention_mask=None, **kwargs, is_causal=True)
+    branches, _ = sdpa_attention_forward(module, query[:, :, prefix:], key, value, attention_mask, **kwargs)
+    return torch.cat([shared, branches], dim=1), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def why_not_shared(model: Any) -> str:
@@ -158,7 +191,7 @@ def why_not_shared(model: Any) -> str:
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in LENGTH_BOUND:
         return f"its positions ({rope}) depend on how long a row is"
-    if text._attn_implementation != "sdpa":
+    if text._attn_implementation not in ("sdpa", ATTENTION):
         return f"attention {text._attn_implementation} does not take the mask of a packed row; sdpa does"
     return ""
 
@@ -172,6 +205,7 @@ def share_prefixes(model: Any) -> None:
         raise RuntimeError("this TRL's fused head takes no shift_labels; prefixes cannot be shared with it")
     fused = model.forward
     seen = _Seen()
+    model.config.get_text_config()._attn_implementation = ATTENTION
 
     @functools.wraps(type(model).forward)
     def forward(*args: Any, packed: dict[str, Any] | None = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -184,7 +218,8 @@ def share_prefixes(model: Any) -> None:
             return fused(*args, **kwargs, **repeated)
         out = fused(
             inputs_embeds=_embeddings(model, packed, seen.features(model, images) if images else []),
-            attention_mask=visible(packed["segments"]),
+            attention_mask=visible(packed["segments"], packed["prefix"]),
+            prefix=packed["prefix"],
             position_ids=packed["position_ids"],
             shift_labels=packed["labels"],
             fused_lm_head=True,

@@ -270,6 +270,9 @@ class Pairs:
     def __post_init__(self) -> None:
         if isinstance(self.score, str) and self.score in SCORES:
             object.__setattr__(self, "score", SCORES[self.score])  # so that a name and what it stands for are the same
+        for name in ("sets", "score", "length_gap", "also"):
+            if isinstance(value := getattr(self, name), list):  # in Python [0, 10] is as good as (0, 10)
+                object.__setattr__(self, name, tuple(value))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -270,3 +270,35 @@ def test_impossible_settings_are_told_all_at_once():
     ]
     with pytest.raises(UserError, match=r"pairs.score: 'helpfulness' is no name of a sum; .* write \[helpfulness\]"):
         Maker(Pairs(score="helpfulness"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"rejected": "worse"},
+            "pairs.rejected: 'worse' is none of random_below_margin, worst, all_below_margin, all_pairs",
+        ),
+        ({"ties": "skp"}, "pairs.ties: 'skp' is none of random, skip"),
+        ({"chosen": "x"}, "pairs.chosen: 'x' is none of best"),
+        ({"basis": "preference"}, "pairs.basis: 'preference' is none of scores, preferences"),
+        ({"cut_off": "no"}, "pairs.cut_off: 'no' is none of keep, drop"),
+        ({"min_margin": "2"}, "pairs.min_margin: '2' is not a number"),
+        ({"max_pairs": True}, "pairs.max_pairs: True is not a whole number or None"),
+        ({"score": 3}, "pairs.score: 3 is not a tuple of (text) or a dict of a number by name or 'paper' or "),
+        ({"sets": ("preference", "dpo")}, "pairs.sets: ('preference', 'dpo') is not a tuple of ('preference' or "),
+        (
+            {"length_gap": "balanced"},
+            "pairs.length_gap: 'balanced' is not a tuple of (a whole number or None) or 'balance' or None",
+        ),
+    ],
+)
+def test_options_given_in_python_are_checked_like_those_of_a_recipe(options, told):
+    with pytest.raises(UserError) as caught:
+        list(build_preference_pairs([], Pairs(**options), seed=0))
+    (fault,) = caught.value.faults
+    assert fault.startswith(told)
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    assert Pairs(length_gap=[0, 10], score=["helpfulness"]) == Pairs(length_gap=(0, 10), score=("helpfulness",))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from align.pairs.shapes import misshapen
 from align.settings import Pairs
 from annotate.errors import UserError
 from annotate.records import IMAGE_PLACEHOLDER, Annotated, Annotation, Completion, Failure, Reason
@@ -99,6 +100,9 @@ def _in_words(settings: Pairs) -> str:
 
 def check_settings(settings: Pairs) -> None:
     """Raise `UserError` listing every impossible value."""
+    odd = list(misshapen(settings))
+    if odd:  # then there is nothing to compare with a limit
+        raise UserError(*odd)
     score = settings.score
     faults = []
     if "preference" not in settings.sets or len(set(settings.sets)) != len(settings.sets):

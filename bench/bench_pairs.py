@@ -41,8 +41,9 @@ HEAD = """\
 
 Written by `{command}`; do not edit.
 
-{rows:,} annotated completions of {prompts:,} prompts, read, strictly checked, built and written; medians of the repeats. Every contestant's pairs were held against what follows from the file: the
-same prompts have a pair, chosen is a best answer, rejected one that is worse by 2 points at least.
+{rows:,} annotated completions of {prompts:,} prompts, read, strictly checked, built and written; medians of the
+repeats. Every contestant's pairs were held against what follows from the file: the same prompts have a pair, chosen is
+a best answer, rejected one that is worse by 2 points at least.
 
 - *pandas, loop*: a loop over `groupby(image, prompt)` with `idxmax`, a filter and `.sample(n=1)`, as in the paper's
   notebooks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import io
 import json
 import os
 import signal
@@ -121,6 +122,9 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "−" shows a "?" in its place
+            stream.reconfigure(errors="replace")
     try:
         code = _main(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -204,15 +208,18 @@ exit code: 0 done, 2 your mistake, 3 stopped by a limit (state kept), 1 our faul
 
 def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
     about = VERBS[verb]
+    either = f"align {verb} [options] (RECIPE | FILE OUTDIR) [key=value ...]"
     parser = argparse.ArgumentParser(
         prog=f"align {verb}",
+        usage=either if about.takes == "recipe or files" else None,
         description=f"{about.help[0].upper()}{about.help[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if about.takes in ("recipe", "recipe or files"):
         files = ", or FILE OUTDIR: ratings in any format" if about.takes == "recipe or files" else ""
         parser.add_argument("recipe", metavar="RECIPE", help=f"a recipe, *.yaml{files}")
-        parser.add_argument("changes", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+        keys = "dotted keys of the recipe" + (", or with FILE the options below" if files else "")
+        parser.add_argument("changes", nargs="*", metavar="key=value", help=keys)
     elif about.takes == "run":
         parser.add_argument("run", metavar="RUN", help="the folder of a run, or its recipe")
     elif about.takes == "own":

@@ -314,6 +314,28 @@ def test_env_names_what_is_missing_and_the_command(tmp_path: Path) -> None:
     assert "annotators     " in ended.stdout and "rules" in ended.stdout.splitlines()[-1]
 
 
+def test_a_terminal_of_ascii_is_shown_question_marks(tmp_path: Path) -> None:
+    code = (
+        "import sys, align.cli; align.cli.main(['smäple −']); print(sys.argv[1]); print(sys.argv[1], file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "chosen − rejected"],
+        cwd=small_run.ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "chosen ? rejected\n"
+    assert "no verb 'sm?ple ?'" in ended.stderr and ended.stderr.endswith("chosen ? rejected\n")
+
+
+def test_pairs_takes_a_recipe_or_two_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["pairs", "--help"])
+    assert capsys.readouterr().out.startswith("usage: align pairs [options] (RECIPE | FILE OUTDIR) [key=value ...]\n")
+
+
 def test_versions_are_compared_as_numbers() -> None:
     assert fits("1.16.3", ">=1.16,<1.17") and not fits("1.17.0", ">=1.16,<1.17")
     assert fits("2.13.0+cpu", ">=2.6") and not fits("2.5.1", ">=2.6")

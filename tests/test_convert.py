@@ -121,6 +121,11 @@ def test_bad_rows_may_be_left_out_and_are_listed(tmp_path: Path, capsys: pytest.
         (["a.json", "b.json", "--to", "povid", "--from", "vl_rlhf", "--image-root", "no_such"], "is not a folder"),
         (["a.json", "b.json", "--to", "nemo_steerlm", "--from", "vl_rlhf"], "holds annotated"),
         (["a.json", "b.json", "--to", "ultrafeedback", "--from", "vl_rlhf"], "is only read"),
+        (
+            ["a.json", "b.json", "--to", "povid", "--from", "vl_rlhf", "--image-dir", "odd.json"],
+            "--image-dir: odd.json is a file; a folder of that name is needed there",
+        ),
+        (["a.json", "odd.json/b.json", "--to", "povid", "--from", "vl_rlhf"], "OUT: odd.json is a file; a folder"),
     ],
 )
 def test_mistakes_are_told(
@@ -133,6 +138,13 @@ def test_mistakes_are_told(
         words = [*words, "--to", "povid"]
     assert run("convert", *words) == 2
     assert says in capsys.readouterr().err and not Path("b.json").exists()
+
+
+def test_rows_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/b\.json: cannot be written"):
+        with write_rows(tmp_path / "file" / "b.json", "json"):
+            pass
 
 
 def test_images_that_were_not_opened_keep_two_questions_apart(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.image_root and not Path(options.image_root).is_dir():
         raise UserError(f"--image-root: {options.image_root} is not a folder; image paths are relative to it")
     image_dir = Path(options.image_dir) if options.image_dir else out.with_name(out.name + ".images")
+    for folder, what in ((out.parent, "OUT"), (image_dir, "--image-dir")):
+        if in_the_way := next((at for at in (folder, *folder.parents) if at.exists() and not at.is_dir()), None):
+            raise UserError(f"{what}: {in_the_way} is a file; a folder of that name is needed there")
     near = next(folder for folder in out.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=near) as name:
         store = ImageStore(root=Path(options.image_root) if options.image_root else None, folder=Path(name))

@@ -17,7 +17,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -207,7 +207,8 @@ def write_rows(path: Path, container: Container, *, schema: Any = None) -> Itera
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be that no such file can be: a folder of its path is a file
+            temporary.unlink()
 
 
 @contextmanager

@@ -7,7 +7,8 @@ Multi-Modal Preference Alignment, section 5, compares its annotator with 500 of 
      "output_1": {"from": "llava", "value": "…"}, "output_2": {"from": "llava", "value": "…"},
      "hallucination": true, "preference": 1}
 
-The dialogue ends with the question; the preferred answer is the reference, both answers and the choice stand in `meta`.
+The dialogue ends with the question, or with an empty answer that keeps the place of the outputs and is dropped. The
+preferred answer is the reference, both answers and the choice stand in `meta`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ FILE = "llava_7b_v1_preference.json"
 
 def read(raw: Raw, _type: str) -> Iterator[Row]:
     turns = spoken(raw.get("conversations"))
+    if len(turns) > 1 and turns[-1][0] == "assistant" and not turns[-1][1].strip():
+        turns = turns[:-1]  # it only keeps the place of the outputs
     outputs = [_value(raw, "output_1"), _value(raw, "output_2")]
     preference = number_of(raw, "preference")
     if preference not in (1, 2):

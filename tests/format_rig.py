@@ -62,8 +62,8 @@ def store(folder: Path | None = None) -> ImageStore:
 
 def read(name: str, row: dict[str, Any], images: Any = None) -> Any:
     form = format_named(name)
-    assert form.read is not None
-    (record,) = form.read(row, images or store())
+    assert form.read is not None or form.read_group is not None
+    (record,) = form.read(row, images or store()) if form.read else form.read_group([row], images or store())
     return record
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from format_rig import FIXTURES, KITE, LAMP, MLLM_DPO, POVID, RLAIF_V, VL_RLHF, asked, gpt, read, store, write
 
+from align.cli import main
 from align.formats import format_named
 from align.formats.parts import UNKNOWN_MODEL
 from align.formats.reading import read_file
 from align.formats.writing import write_file
 from annotate.errors import RecordError, UserError
+from annotate.jsonl import read_records
 from annotate.records import Annotated, Example, Image, PreferencePair, Prompt, Turn, replace
 
 NAMES = ("llava", "mllm_dpo", "povid", "vl_rlhf", "rlaif_v", "llava_human_preference")
@@ -122,7 +124,7 @@ def test_rlaif_v_rows_carry_their_image(tmp_path: Path) -> None:
 
 
 def test_human_preferences_are_pairwise_annotations() -> None:
-    kite, lamp = fixture("llava_human_preference")
+    kite, lamp = sorted(fixture("llava_human_preference"), key=lambda record: record.prompt.source_id)
     assert isinstance(kite, Annotated)
     (said,) = kite.annotations
     assert (said.backend, said.mode, said.preference, said.ratings) == ("human", "pairwise", "first", ())
@@ -132,6 +134,34 @@ def test_human_preferences_are_pairwise_annotations() -> None:
     assert lamp.annotations[0].preference == "second"
     assert [turn.text for turn in lamp.prompt.turns] == ["Is it on?\n<image>", "Yes.", "Why?"]
     assert Annotated.from_line(lamp.to_line()) == lamp
+
+
+def test_several_comparisons_of_one_prompt_are_one_record_whatever_their_order(tmp_path: Path) -> None:
+    kite, _ = rows("llava_human_preference")
+
+    def row(one: str, other: str, preference: int) -> dict[str, Any]:
+        said = {f"output_{i}": {"from": "llava", "value": text} for i, text in enumerate((one, other), start=1)}
+        return {**kite, **said, "preference": preference}
+
+    given = [row("Silk.", "Cloth.", 1), row("Cloth.", "Silk.", 2), row("Silk.", "Paper.", 2), row("Silk.", "Cloth.", 1)]
+    # Silk over Cloth three times, Paper over Silk once
+    for order in (given, given[::-1]):
+        (tmp_path / "human.json").write_text(json.dumps(order))
+        (record,) = read_file(tmp_path / "human.json", images=store())
+        texts = {c.id: c.text for c in record.completions}
+        assert list(texts.values()) == ["Cloth.", "Silk.", "Paper."]
+        assert [(*(texts[id] for id in a.shown_order), a.preference) for a in record.annotations] == [
+            ("Cloth.", "Silk.", "second"),
+            ("Silk.", "Cloth.", "first"),
+            ("Silk.", "Cloth.", "first"),
+            ("Silk.", "Paper.", "second"),
+        ]
+        assert len({a.id for a in record.annotations}) == 4
+        assert record.prompt.meta["llava_human_preference"] == {"rows": [{"hallucination": True}] * 4}
+    out = tmp_path / "out"
+    assert main(["pairs", str(tmp_path / "human.json"), str(out), "basis=preferences", "-q"]) == 0
+    pairs = list(read_records(out / "preference.jsonl", PreferencePair))
+    assert {(p.chosen.text, p.rejected.text) for p in pairs} == {("Silk.", "Cloth."), ("Paper.", "Silk.")}
 
 
 def test_the_captions_beside_the_human_preferences_are_no_file_of_rows(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -155,6 +156,17 @@ def test_human_preference_keeps_both_answers_and_the_choice(tmp_path: Path) -> N
     meta = two["meta"]
     assert (meta["output_1"], meta["output_2"]) == ("In a tree.", "On a sofa, next to a cushion.")
     assert (meta["preference"], meta["hallucination"]) == (2, False)
+
+
+def test_human_preference_drops_a_last_empty_answer(tmp_path: Path) -> None:
+    (row, *_) = fixture("human_preference", "llava_7b_v1_preference.json")
+    asked = row["conversations"]
+    row["conversations"] = [*asked, {"from": "gpt", "value": ""}]
+    (tmp_path / "llava_7b_v1_preference.json").write_text(json.dumps([row]))
+    out = tmp_path / "out.jsonl"
+    assert prepare("human_preference", out, "--folder", tmp_path, "--image-root", TRAIN2017) == 0
+    (record,) = records(out)
+    assert len(record["turns"]) == len(asked) and record["turns"][-1]["role"] == "user"
 
 
 # -------------------------------------------------------------------------------------------------- visual instructions

@@ -1,4 +1,4 @@
-r"""LLaVA-RLHF's 10,000 human preferences, as one pairwise annotation each. Only read.
+r"""LLaVA-RLHF's 10,000 human preferences: a pairwise annotation of each row. Only read.
 
     {"id": "9", "image": "9.jpg",
      "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "…"}],
@@ -6,58 +6,101 @@ r"""LLaVA-RLHF's 10,000 human preferences, as one pairwise annotation each. Only
      "preference": 1}
 
 A last answer in `conversations` only keeps the place of the outputs, and is dropped; `conversations` may also be a list
-around that list. `preference` is 1 or 2, never a tie. Keys beyond these go to the prompt's
-`meta["llava_human_preference"]`. The companion image_to_caption.json (captions by image, for a reward model that is
-told more than it sees) is no file of rows, and not read.
+around that list. `preference` is 1 or 2, never a tie. Rows that ask the same about the same image are one `Annotated`
+with several annotations, whose majority `basis: preferences` follows. Keys beyond these go to the prompt's
+`meta["llava_human_preference"]`, below `rows` where there are several. The companion image_to_caption.json (captions by
+image, for a reward model that is told more than it sees) is no file of rows, and not read.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.formats.format import Format, Images, Made, Row
-from align.formats.llava import prompt_of, read_dialogue
+from align.formats.llava import Dialogue, prompt_of, read_dialogue
 from align.formats.parts import UNKNOWN_MODEL, answer
 from annotate.errors import RecordError
 from annotate.records import Annotated, Annotation, Completion, content_id, sha256_of
 
 NAME = "llava_human_preference"
 _RUBRIC = "llava_rlhf_human"
-_PREFERRED = {1: "first", 2: "second"}
 _FIELDS = {"id", "image", "images", "source", "conversations", "output_1", "output_2", "preference"}
 
 
-def _read(row: Row, images: Images) -> Sequence[Made]:
-    preference = row.get("preference")
-    if type(preference) is not int or preference not in _PREFERRED:
-        raise RecordError(f"preference: {preference!r:.40} is neither 1 (output_1) nor 2 (output_2)")
-    dialogue = read_dialogue({**row, "conversations": _flat(row)})
-    extra = {key: value for key, value in dialogue.meta.items() if key not in _FIELDS}
-    prompt = prompt_of(dialogue, images, meta={NAME: extra} if extra else {})
+def _group_key(row: Row) -> str:
+    """What is asked, and about which image."""
+    dialogue = _dialogue(row)
+    return json.dumps([dialogue.turns, dialogue.image_paths])
+
+
+def _read_group(rows: Sequence[Row], images: Images) -> Sequence[Made]:
+    compared = sorted((_compared(row) for row in rows), key=lambda one: one.said)
+    first = compared[0].dialogue
+    beyond = [one.beyond for one in compared]
+    meta: dict[str, Any] = {NAME: beyond[0] if len(rows) == 1 else {"rows": beyond}} if any(beyond) else {}
+    prompt = prompt_of(first, images, meta=meta)
+    # a text that several rows compare is one completion; twice in one row it is two
+    places = list(dict.fromkeys(place for one in compared for place in one.places))
     try:
         completions = tuple(
-            Completion.of(prompt_id=prompt.id, model=UNKNOWN_MODEL, index=index, text=_output(row, field))
-            for index, field in enumerate(("output_1", "output_2"))
+            Completion.of(prompt_id=prompt.id, model=UNKNOWN_MODEL, index=index, text=text)
+            for index, (text, _) in enumerate(places)
         )
     except UnicodeEncodeError:
         raise RecordError("output_1 or output_2: holds half of a surrogate pair (\\ud800 to \\udfff)") from None
-    shown = tuple(completion.id for completion in completions)
-    annotation = Annotation(
-        id=content_id([NAME, prompt.id, shown, preference]),
-        prompt_id=prompt.id,
-        mode="pairwise",
-        pass_index=0,
-        shown_order=shown,
-        ratings=(),
-        preference="first" if preference == 1 else "second",
-        backend="human",
-        model="human",
-        rubric=_RUBRIC,
-        rubric_sha256=sha256_of(_RUBRIC),
-        request_sha256=sha256_of([NAME, prompt.id, shown]),
-    )
-    return [Annotated(prompt=prompt, completions=completions, annotations=(annotation,))]
+    by_place = dict(zip(places, completions, strict=True))
+    annotations = []
+    for number, one in enumerate(compared):
+        shown = tuple(by_place[place].id for place in one.places)
+        same = sum(other.said == one.said for other in compared[:number])  # two people may say the same
+        said = [NAME, prompt.id, shown, one.said[2], *([same] if same else [])]
+        annotations.append(
+            Annotation(
+                id=content_id(said),
+                prompt_id=prompt.id,
+                mode="pairwise",
+                pass_index=number,
+                shown_order=shown,
+                ratings=(),
+                preference="first" if one.said[2] == 1 else "second",
+                backend="human",
+                model="human",
+                rubric=_RUBRIC,
+                rubric_sha256=sha256_of(_RUBRIC),
+                request_sha256=sha256_of([NAME, prompt.id, shown]),
+            )
+        )
+    return [Annotated(prompt=prompt, completions=completions, annotations=tuple(annotations))]
+
+
+class _Compared(NamedTuple):
+    """What one row says."""
+
+    said: tuple[str, str, int]
+    """output_1, output_2, preference; by this rows are sorted, so that their order in the file changes nothing."""
+    dialogue: Dialogue
+    beyond: dict[str, Any]
+
+    @property
+    def places(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        """(text, which of that text) of both."""
+        one, other, _ = self.said
+        return (one, 0), (other, int(one == other))
+
+
+def _compared(row: Row) -> _Compared:
+    preference = row.get("preference")
+    if type(preference) is not int or preference not in (1, 2):
+        raise RecordError(f"preference: {preference!r:.40} is neither 1 (output_1) nor 2 (output_2)")
+    dialogue = _dialogue(row)
+    beyond = {key: value for key, value in dialogue.meta.items() if key not in _FIELDS}
+    return _Compared((_output(row, "output_1"), _output(row, "output_2"), preference), dialogue, beyond)
+
+
+def _dialogue(row: Row) -> Dialogue:
+    return read_dialogue({**row, "conversations": _flat(row)})
 
 
 def _flat(row: Row) -> Any:
@@ -82,5 +125,6 @@ FORMAT = Format(
     kinds=("annotated",),
     container="json",
     recognises=lambda row: {"output_1", "output_2", "preference"} <= set(row),
-    read=_read,
+    group_key=_group_key,
+    read_group=_read_group,
 )

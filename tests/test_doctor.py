@@ -49,7 +49,7 @@ def test_counts_by_kind_and_source():
     size = report_of(records)["size"]
     assert {k: v for k, v in size.items() if k != "sources"} == {
         "n": 3, "prompts": 1, "annotated": 1, "pairs": 3, "examples": 1, "completions": 2, "completions_scored": 2,
-        "annotations": 1, "prompts_with_images": 1, "images": 1, "images_known_by_path": 0,
+        "annotations": 1, "annotated_and_paired": 1, "prompts_with_images": 1, "images": 1, "images_known_by_path": 0,
     }  # fmt: skip
     assert size["sources"] == [
         {"source": "more", "distinct_prompts": 1, "prompts": 0, "annotated": 0, "pairs": 1, "examples": 0},
@@ -308,6 +308,26 @@ def test_pairwise_preferences_for_the_longer():
     assert (found["of"], found["win_rate"]["value"], found["win_rate"]["n"]) == ("preferences", round(2 / 3, 4), 3)
 
 
+def test_pairs_that_carry_scores_tell_their_drift():
+    """`align pairs` writes the scores into its pairs: with no annotated row, they are what is known of drift."""
+
+    def carrying(number, chosen, rejected):
+        sides = ({"helpfulness": h, "verbosity": v} for h, v in (chosen, rejected))
+        return replace(pair(number, "a", "b"), meta={"scores": dict(zip(("chosen", "rejected"), sides, strict=True))})
+
+    pairs = [carrying(1, (4, 2.5), (1, 0)), carrying(2, (3, 1), (3, 0.5))]
+    found = report_of(pairs)["drift"]
+    assert (found["of"], found["scored_in"], found["n"]) == ("chosen_minus_rejected", "pairs", 2)
+    assert {n: f["value"] for n, f in found["measures"].items()} == {"helpfulness": 1.5, "verbosity": 1.5, SUM: 1.5}
+    # a pair from elsewhere says nothing; what is no score is none
+    strange = replace(pair(3, "a", "b"), meta={"scores": {"chosen": "4", "rejected": {}}})
+    assert report_of([pair(4, "a", "b"), strange, *pairs])["drift"] == found
+    # annotated rows go before
+    ours = [rated(1, points(a=4, b=2))]
+    assert report_of([*ours, *pairs])["drift"]["measures"]["helpfulness"]["value"] == 2.0
+    assert report_of([*ours, *pairs])["drift"]["scored_in"] == "annotated rows"
+
+
 def test_a_set_without_annotations_has_no_places():
     assert report_of([pair(1, "a", "b")])["position"]["why"] == "cannot be known without annotations"
     alone = report_of([rated(1, points(a=1)), rated(2, points(a=1))])["position"]
@@ -406,8 +426,8 @@ def test_pairs_alone_say_what_they_cannot_say():
     report = report_of([pair(i, "a cat", "a dog") for i in range(3)])
     assert report["margins"]["pairs"]["why"] == "cannot be known from pairs without margins"
     assert report["ties"]["why"] == "cannot be known from pairs without margins"
-    assert report["saturation"]["why"] == "no completion in the file is scored"
-    assert report["attributes"]["why"] == "no completion in the file is scored"
+    assert report["saturation"]["why"] == "there are no annotated rows with scores in the file"
+    assert report["attributes"]["why"] == "there are no annotated rows with scores in the file"
     assert report["polarity"]["why"].startswith("cannot be known: no prompt says its polarity")
     assert report["length"]["win_rate"]["value"] is None  # all as long as each other
     assert report["leakage"]["why"] == "no evaluation set is named (--against NAME=FILE)"

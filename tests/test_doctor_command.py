@@ -14,6 +14,7 @@ from photographs import photographs
 from small_run import annotate_recipe, finish
 from test_report import findings, page
 
+from align.cli import main
 from align.commands import doctor
 from align.console import Console
 from align.recipe import load_recipe
@@ -56,6 +57,39 @@ def test_scores_may_stand_in_another_file(pairs: Path, tmp_path: Path) -> None:
     write_records(tmp_path / "annotated.jsonl", [rated(i, scores) for i in range(6)])
     run(pairs, tmp_path / "annotated.jsonl", "--out", tmp_path / "out")
     assert report(tmp_path / "out")["drift"]["measures"]["helpfulness"]["value"] == 2.0
+
+
+def test_ratings_and_the_pairs_made_of_them_are_of_the_same_images(tmp_path: Path) -> None:
+    """As a user does it: the pairs know images by their bytes, the ratings by their paths below --image-root."""
+    marks = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    rows = [
+        {"prompt": "What is it?", "response": f"A {name}. {text}", "image": f"{name}.jpg", **dict.fromkeys(marks, mark)}
+        for name in ("chelsea", "rocket", "moon")
+        for text, mark in (("I am sure.", 4), ("Or so.", 1))
+    ]
+    ratings = tmp_path / "img.jsonl"
+    ratings.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = ["--image-root", str(photographs())]
+    assert main(["pairs", str(ratings), str(tmp_path / "out"), *root]) == 0
+    both = (ratings, tmp_path / "out" / "preference.jsonl", "--out", tmp_path / "doctor")
+    assert run(*both, *root) == 0
+    found = report(tmp_path / "doctor")
+    assert (found["size"]["n"], found["size"]["annotated_and_paired"]) == (3, 3)
+    assert found["drift"]["measures"]["verbosity"]["value"] == 3.0
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Who is she?\n")
+    run(*both, *root, "--against", f"lines={lines}")  # images are opened for their prints, and are the same
+    assert report(tmp_path / "doctor")["size"]["n"] == 3
+
+
+def test_ratings_and_pairs_of_nothing_in_common(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(tmp_path / "annotated.jsonl", [rated(i, points(a=3, b=1)) for i in range(50, 55)])
+    run(pairs, tmp_path / "annotated.jsonl")
+    assert "!! not joined" in capsys.readouterr().out
+    run(pairs)
+    assert "not joined" not in capsys.readouterr().out
 
 
 def test_pairs_of_another_tool(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ class Tables:
     """prompt, annotation, vote and longer: 1 first, -1 second, 0 neither; one row per pairwise annotation."""
     pairs: Mapping[str, Column]
     """prompt, chosen, rejected, texts and folded texts of both, chars and words of both, margin, yes of both, ..."""
+    differences: Mapping[str, Floats]
+    """Attribute -> chosen minus rejected of each pair, by the scores that pairs of ours carry; NaN without."""
     sources: Sequence[str]
     polarities: Sequence[str]
     vocabulary: Mapping[str, Sequence[int]]
@@ -148,6 +150,7 @@ class Collector:
             rejected_folded="Q", chosen_chars="I", rejected_chars="I", chosen_words="I", rejected_words="I",
             margin="d", chosen_yes="b", rejected_yes="b", polarity="I",
         )  # fmt: skip
+        self.differences: dict[str, array[float]] = {}
         self.sources: dict[str, int] = {}
         self.polarities: dict[str, int] = {"": 0}
         self.words: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter())
@@ -203,10 +206,7 @@ class Collector:
             slot = annotation.shown_order.index(rating.completion_id)
             before = len(self.ratings.columns["prompt"])
             self.ratings.add(key, number, slot, size, key_of(rating.completion_id))
-            for name in rating.scores.keys() - self.scores.keys():
-                self.scores[name] = array("f", [float("nan")]) * before
-            for name, column in self.scores.items():
-                column.append(rating.scores.get(name, float("nan")))
+            _append(self.scores, rating.scores, "f", before)
 
     def _add_pair(self, pair: PreferencePair, key: int, polarity: int) -> None:
         two: tuple[Completion, Completion] = (pair.chosen, pair.rejected)
@@ -217,6 +217,7 @@ class Collector:
             *(len(c.text) for c in two), *(len(c.text.split()) for c in two),
             margin, *(yes_or_no(c.text) for c in two), polarity,
         )  # fmt: skip
+        _append(self.differences, _differences(pair), "d", len(self.pairs.columns["id"]) - 1)
         for side, completion in enumerate(two):
             found = words(completion.text)
             self.words[side].update(found)
@@ -226,18 +227,17 @@ class Collector:
         """What was collected, sorted, copies of one completion or rating left out. Leaves the collector empty."""
         import numpy as np
 
-        names = sorted(self.scores)
-        rated = _Rows()
-        rated.columns = self.ratings.columns | {f"={name}": self.scores.pop(name) for name in names}
-        self.ratings.columns = {}
-        ratings = _once(rated.table(), "prompt", "annotation", "slot", "completion")
+        names, differing = sorted(self.scores), sorted(self.differences)
+        ratings = _once(_with(self.ratings, self.scores).table(), "prompt", "annotation", "slot", "completion")
+        pairs = _with(self.pairs, self.differences).table(polarity=self.polarities)
         return Tables(
             records=self.records.table(source=self.sources, polarity=self.polarities),
             completions=_once(self.completions.table(polarity=self.polarities), "prompt", "completion"),
             ratings={name: column for name, column in ratings.items() if not name.startswith("=")},
             scores={name: ratings[f"={name}"].astype(np.float64) for name in names},
             votes=_once(self.votes.table(), "prompt", "annotation"),
-            pairs=self.pairs.table(polarity=self.polarities),
+            pairs={name: column for name, column in pairs.items() if not name.startswith("=")},
+            differences={name: pairs[f"={name}"] for name in differing},
             sources=sorted(self.sources),
             polarities=sorted(self.polarities),
             vocabulary={
@@ -251,6 +251,37 @@ class Collector:
                 "annotations": self.n_annotations,
             },
         )
+
+
+def _append(columns: dict[str, array[float]], row: Mapping[str, float], kind: str, before: int) -> None:
+    """One more row of columns that come up as their names do: NaN where a name is not in the row."""
+    for name in row.keys() - columns.keys():
+        columns[name] = array(kind, [float("nan")]) * before
+    for name, column in columns.items():
+        column.append(row.get(name, float("nan")))
+
+
+def _with(rows: _Rows, more: dict[str, array[float]]) -> _Rows:
+    """Rows with further columns, marked by "="; both are let go of."""
+    made = _Rows()
+    made.columns = rows.columns | {f"={name}": more[name] for name in sorted(more)}
+    rows.columns = {}
+    more.clear()
+    return made
+
+
+def _differences(pair: PreferencePair) -> dict[str, float]:
+    """Chosen minus rejected, of `{"scores": {"chosen": {"helpfulness": 4.0, …}, "rejected": {…}}}` in its meta."""
+    scores = pair.meta.get("scores")
+    sides = [scores.get(side) for side in ("chosen", "rejected")] if isinstance(scores, Mapping) else []
+    if not sides or not all(isinstance(side, Mapping) for side in sides):
+        return {}
+    chosen, rejected = sides
+    return {
+        name: round(value - rejected[name], 6)
+        for name, value in chosen.items()
+        if isinstance(value, int | float) and isinstance(rejected.get(name), int | float)
+    }
 
 
 def _once(table: dict[str, Column], *names: str) -> dict[str, Column]:

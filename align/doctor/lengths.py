@@ -14,6 +14,7 @@ from align.calibration.figure import Figure, left_out
 from align.calibration.readings import DESCRIPTIONS, PREFERENCE
 from align.doctor.margins import NO_SCORES, NO_VOTES
 from align.doctor.sampling import groups
+from align.doctor.scored import in_order, weighted
 from align.doctor.size import NO_PAIRS
 from align.reliability import signs, spearman
 
@@ -113,12 +114,16 @@ def _longer_won(scores: Floats, chars: Floats) -> Floats:
 def drift_section(tables: Tables, scored: Scored, clusters: Clusters) -> dict[str, Any]:
     """Mean difference in each attribute: chosen minus rejected; without pairs, best minus worst completion.
 
+    Scores are those of annotated rows; where there are none, those that the pairs carry (`scored_in`: "pairs").
     Complexity and verbosity describe a completion; where they drift, training teaches them with the rest.
     """
     pairs = tables.pairs
-    if not scored.measures:
+    if not scored.measures and not tables.differences:
         return left_out(UNSCORED_PAIRS if len(pairs["prompt"]) else NO_SCORES)
-    if len(pairs["prompt"]):
+    if not scored.measures:
+        of, keys, differences = "chosen_minus_rejected", pairs["prompt"], _carried(tables, scored)
+        why = "no pair has it for both completions"
+    elif len(pairs["prompt"]):
         of, keys, differences = "chosen_minus_rejected", pairs["prompt"], _pair_differences(tables, scored)
         why = "the scores of no pair's completions are in the file"
     else:
@@ -126,13 +131,26 @@ def drift_section(tables: Tables, scored: Scored, clusters: Clusters) -> dict[st
         why = "in no prompt do the preference scores differ"
     measures = {name: clusters.mean(keys, values, why) for name, values in differences.items()}
     n = max((f["n"] for f in measures.values()), default=0)
-    return {"n": n, "of": of, "descriptive": [n for n in DESCRIPTIONS if n in measures], "measures": measures}
+    where = "annotated rows" if scored.measures else "pairs"
+    return {
+        "n": n,
+        "of": of,
+        "scored_in": where,
+        "descriptive": [n for n in DESCRIPTIONS if n in measures],
+        "measures": measures,
+    }
 
 
 def _pair_differences(tables: Tables, scored: Scored) -> dict[str, Floats]:
     pairs = tables.pairs
     chosen, rejected = (scored.of(pairs["prompt"], pairs[side]) for side in ("chosen", "rejected"))
     return {name: chosen[name] - rejected[name] for name in scored.measures}
+
+
+def _carried(tables: Tables, scored: Scored) -> dict[str, Floats]:
+    """By the scores in the pairs themselves; the preference score is a sum, and so is its difference."""
+    made = {name: tables.differences[name] for name in in_order(tables.differences)}
+    return {**made, PREFERENCE: weighted(made, scored.weights)} if scored.weights else made
 
 
 def _prompt_differences(scored: Scored) -> tuple[Keys, dict[str, Floats]]:

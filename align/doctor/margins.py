@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from align.doctor.scored import Scored
     from align.stats import Floats
 
-NO_SCORES = "no completion in the file is scored"
+NO_SCORES = "there are no annotated rows with scores in the file"
 NO_VOTES = "there are no pairwise annotations in the file"
 NO_MARGINS = "cannot be known from pairs without margins"
 BINS = 24

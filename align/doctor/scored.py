@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,10 @@ def answer(prompt: Keys, completion: Keys) -> Keys:
 
 def scored(tables: Tables, score: Sequence[str] | Mapping[str, float] | None = None) -> Scored:
     """The completions; `score` names the attributes to be summed (default: as the calibration card has it)."""
-    attributes = [n for n in (*MERITS, *DESCRIPTIONS) if n in tables.scores]
-    attributes += [n for n in tables.scores if n not in attributes]
-    if score is None or not all(name in attributes for name in score):
-        score = preference_of(attributes)
+    attributes = in_order(tables.scores)
+    known = attributes or in_order(tables.differences)
+    if score is None or not all(name in known for name in score):
+        score = preference_of(known)
     weights = dict(score) if isinstance(score, Mapping) else dict.fromkeys(score, 1.0)
     c = tables.completions
     ours = answer(c["prompt"], c["completion"])
@@ -79,6 +79,12 @@ def scored(tables: Tables, score: Sequence[str] | Mapping[str, float] | None = N
         measures=measures,
         weights=weights,
     )
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Attributes as tables show them: merits, descriptions, others."""
+    first = [name for name in (*MERITS, *DESCRIPTIONS) if name in names]
+    return first + [name for name in names if name not in first]
 
 
 def _means(row: NDArray[np.intp], values: Floats, n: int) -> Floats:

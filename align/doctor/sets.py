@@ -22,9 +22,9 @@ from typing import Any
 
 from align.evaluate.benchmark import read_row
 from align.formats.containers import read_rows
-from align.formats.images import inside
+from align.formats.images import check_image, inside
 from align.formats.reading import format_of, read_file
-from align.formats.store import UNOPENED
+from align.formats.store import MAX_PIXELS, UNOPENED
 from align.overlap import Entry
 from align.prints import ImagePrint, file_name, fingerprint_of, read_print
 from annotate.errors import RecordError, UserError
@@ -34,19 +34,26 @@ from annotate.records import Annotated, Example, Image, PreferencePair, Prompt
 class Gallery:
     """The images of one file: each is opened once, hashed, and known by its prints; none is kept.
 
-    Without a `root` nothing is opened, and images are known by the sha256 that records say. Where `prints` are not
-    wanted, only embedded images are hashed.
+    Without a `root` nothing is opened, and images are known by the sha256 that records say. With one they have the
+    identities that `ImageStore` gives them, so that a file of ratings and the pairs made of it are of the same prompts.
+    Where `prints` are not wanted, images are checked and hashed as there, which is all that their identity takes.
     """
 
     def __init__(self, root: Path | None, *, prints: bool = True) -> None:
         self.root, self.prints = root, prints
         self.known: dict[str, ImagePrint | None] = {}
         """Path, or sha256 of embedded bytes -> what it is compared by; None where it cannot be read."""
+        self.hashes: dict[str, str] = {}
+        """Path -> sha256 where no prints are wanted, empty where it cannot be read."""
 
     def named(self, path: str) -> Image:
         """An image by its path, as the readers of `align/formats` ask for it; also one that cannot be read."""
-        found = self._opened(path) if self.prints else None
-        return Image(path=path, sha256=found.sha256 if found else UNOPENED + path)
+        if self.prints:
+            found = self._opened(path)
+            return Image(path=path, sha256=found.sha256 if found else UNOPENED + path)
+        if path not in self.hashes:
+            self.hashes[path] = check_image(self.root, path, max_pixels=MAX_PIXELS).sha256 if self.root else ""
+        return Image(path=path, sha256=self.hashes[path] or UNOPENED + path)
 
     def embedded(self, data: bytes, name: str = "") -> Image:
         """An image by its bytes."""

@@ -31,12 +31,14 @@ def size_section(tables: Tables, scored: Scored) -> dict[str, Any]:
         kinds = {kind: int((of_source & (records["kind"] == i)).sum()) for i, kind in enumerate(KINDS)}
         sources.append({"source": name, "distinct_prompts": len(np.unique(records["prompt"][of_source])), **kinds})
     with_images = records["prompt"][records["images"] > 0]
+    annotated, paired = (records["prompt"][records["kind"] == KINDS.index(k)] for k in ("annotated", "pairs"))
     return {
         "n": len(tables.prompts),
         **{kind: tables.n(kind) for kind in KINDS},
         "completions": len(scored.prompt),
         "completions_scored": int(rated.sum()),
         "annotations": tables.counts["annotations"],
+        "annotated_and_paired": len(np.intersect1d(annotated, paired)),
         "prompts_with_images": len(np.unique(with_images)),
         "images": tables.counts["images"] + tables.counts["images_unopened"],
         "images_known_by_path": tables.counts["images_unopened"],

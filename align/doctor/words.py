@@ -37,6 +37,8 @@ REPEATED = 0.25
 """Share of completions that repeat another of their prompt: as much of sampling and rating was in vain."""
 TELLS = 10.0
 SIGNIFICANT = 0.05
+APART = "no prompt of the annotated rows is among the pairs, so that no score is known of any pair"
+APART_REMEDY = "give the two files of one run, and the --image-root that `align pairs` had"
 FEWEST = 10
 """Prompts below which no estimate is judged."""
 
@@ -44,8 +46,8 @@ FEWEST = 10
 def findings(report: Json) -> list[Finding]:
     """All findings, worst first."""
     parts = (
-        _limits, _bad_rows, _leakage, _pairs, _completions, _length, _drift, _ties, _margins, _saturation, _position,
-        _attributes, _polarity, _vocabulary, _unknown,
+        _limits, _bad_rows, _joined, _leakage, _pairs, _completions, _length, _drift, _ties, _margins, _saturation,
+        _position, _attributes, _polarity, _vocabulary, _unknown,
     )  # fmt: skip
     found = [finding for part in parts for finding in part(report)]
     return sorted(found, key=lambda f: LEVELS.index(f.level))
@@ -101,6 +103,12 @@ def _bad_rows(report: Json) -> Iterator[Finding]:
     bad = report["bad_rows"]
     if bad["count"]:
         yield Finding("bad", "bad rows", f"{bad['count']:,} could not be read and are left out: {bad['first'][0]}")
+
+
+def _joined(report: Json) -> Iterator[Finding]:
+    size = report["size"]
+    if size["annotated"] and size["pairs"] and not size["annotated_and_paired"]:
+        yield Finding("bad", "not joined", f"{APART}: {APART_REMEDY}")
 
 
 def _leakage(report: Json) -> Iterator[Finding]:

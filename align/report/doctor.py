@@ -138,6 +138,7 @@ def _drift(report: Json) -> str:
     reach = max([0.5, *map(abs, ends)])
     rows = [Strip(name, figure, "+.2f") for name, figure in found["measures"].items()]
     said = "points, chosen − rejected" if found["of"] == "chosen_minus_rejected" else "points, best − worst completion"
+    said += ", by the scores that the pairs carry" if found["scored_in"] == "pairs" else ""
     return panel(title, strips(rows, low=-reach, high=reach, mark=0.0, label="differences in score"), note(said))
 
 

@@ -81,9 +81,18 @@ def test_the_pair_builder_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest
 def commands_of_the_pair_builder() -> list[list[str]]:
     (block,) = re.findall(r"<!-- pairs-alone -->\n```\n(.*?)```", README, flags=re.S)
     lines = [line.split("#")[0].split() for line in block.splitlines()]
-    found = [words[1:] for words in lines if words[0] == "align"]
+    found = [words[1:] for words in lines if words[:1] == ["align"]]
     assert [words[0] for words in found] == ["pairs", "doctor", "convert"]
     return found
+
+
+def test_the_scores_of_the_readme_are_what_those_collections_are_rated_for(tmp_path: Path) -> None:
+    scores = dict(re.findall(r"^# (\w+): +(score='?\[.*?\])'", README, flags=re.M))
+    assert list(scores) == ["UltraFeedback", "VLFeedback"]
+    for name, score in scores.items():
+        file, out = ROOT / f"tests/formats/{name.lower()}.jsonl", tmp_path / name
+        assert align.cli.main(["pairs", str(file), str(out), score.replace("'", ""), "-q"]) == 0, name
+        assert (out / "preference.jsonl").stat().st_size
 
 
 def test_the_conversion_of_the_formats_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

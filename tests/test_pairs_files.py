@@ -105,6 +105,34 @@ def test_annotations_that_only_compare_give_no_scores(tmp_path):
         Account(Pairs(), prompts={"digits": 3}).require_pairs()
 
 
+def test_the_attributes_that_are_rated_are_named(tmp_path, capsys):
+    ultrafeedback, out = Path(__file__).parent / "formats/ultrafeedback.jsonl", tmp_path / "out"
+    assert main(["pairs", str(ultrafeedback), str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "no pair: completions are not rated for all of helpfulness, correctness, coherence but for helpfulness, "
+        "honesty, instruction_following, truthfulness; name those that count: "
+        "score='[helpfulness, honesty, instruction_following, truthfulness]'\n"
+    )
+    advised = "score=" + said.partition("score=")[2].strip().strip("'")
+    assert main(["pairs", str(ultrafeedback), str(out), advised]) == 0
+    capsys.readouterr()
+    assert main(["pairs", str(ultrafeedback), str(out), "basis=preferences"]) == 2
+    assert capsys.readouterr().err == (
+        "no pair: no two completions of a prompt were compared, and basis: preferences takes pairwise ones; they are "
+        "rated for helpfulness, honesty, instruction_following, truthfulness (basis: scores)\n"
+    )
+
+
+def test_one_attribute_is_a_list_of_one(tmp_path, capsys):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    assert main(["pairs", str(tmp_path / "annotated.jsonl"), str(tmp_path / "out"), "score=helpfulness"]) == 2
+    assert capsys.readouterr().err == (
+        "command line  score: 'helpfulness' is none of paper, helpfulness_correctness; for one attribute write "
+        "[helpfulness]\n"
+    )
+
+
 def test_the_advice_is_of_what_left_no_pair(tmp_path):
     """A lower margin helps nobody whose completions are all the same."""
     rows = [annotated("1?", [A, A]), annotated("2?", [A, (A[0], D[1])]), annotated("3?", [A]), annotated("4?", [])]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from align.console import Console
 from align.recipe_reader import Faults, read_block
-from align.settings import Pairs
+from align.settings import SCORES, Pairs
 from align.yaml_lines import parse_value
 from annotate.errors import UserError
 
@@ -36,7 +36,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise UserError("align pairs FILE OUTDIR [key=value ...]: say where the training sets are to go")
     outdir, *changes = options.changes
     faults = Faults("command line", {})
-    settings = Pairs(**read_block(Pairs, dict(_parsed(changes)), "", faults))
+    values = dict(_parsed(changes))
+    score = values.get("score")
+    if isinstance(score, str) and score not in SCORES:  # an attribute, where a list of them or a sum is wanted
+        names = ", ".join(SCORES)
+        faults.add("score", f"{str(values.pop('score'))!r} is none of {names}; for one attribute write [{score}]")
+    settings = Pairs(**read_block(Pairs, values, "", faults))
     if faults.texts:
         raise UserError(*faults.texts)
     if settings.also:

@@ -51,6 +51,8 @@ class Account:
         self.failed: Counter[tuple[str, Reason]] = Counter()
         self.left_out: Counter[str] = Counter()
         """Option -> pairs that the rule gives and it takes away."""
+        self.rated_for: set[str] = set()
+        """What the prompts are rated for that are not rated for the score."""
 
     def add(self, made: Made) -> None:
         """Count what a `Maker` made of one prompt."""
@@ -65,6 +67,7 @@ class Account:
                 self.rows[name] += len(rows)
                 self.fruitful[name] += 1
         self.ended[made.source, lost] += 1
+        self.rated_for |= made.rated_for
         if made.left_out:
             self.left_out.update(made.left_out)
         if made.widest is not None:
@@ -72,7 +75,7 @@ class Account:
 
     def update(self, part: Account) -> None:
         """Add the account of another part of the same file."""
-        for name in ("ended", "widest", "rows", "fruitful", "failed", "left_out"):
+        for name in ("ended", "widest", "rows", "fruitful", "failed", "left_out", "rated_for"):
             getattr(self, name).update(getattr(part, name))
 
     @property
@@ -125,11 +128,7 @@ class Account:
             see = "; see the failures of `annotate`" if self.prompts is not None else ""
             raise UserError(f"no pair: not one prompt was annotated{see}")
         if self.failures.get(Reason.UNRATED.value) == annotated:
-            raise UserError(
-                f"no pair: no two completions of a prompt are rated for all of {', '.join(self.settings.score)}; "
-                "pairwise ones only compare. Annotate with mode listwise or pointwise, name attributes that are rated "
-                "(score: [...]), or pair by what was preferred (basis: preferences)"
-            )
+            raise UserError(f"no pair: {self._unrated()}")
         why = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
         none = f"none of {annotated} annotated prompt(s) gave a pair ({why})"
         if Reason.NO_MARGIN.value in self.failures:
@@ -142,3 +141,23 @@ class Account:
             none = f"no pair: {none}"
         most = sorted(self.failures, key=lambda reason: -self.failures[reason])
         raise UserError(f"{none}. {'. '.join(REMEDIES[Reason(reason)] for reason in most)}")
+
+    def _unrated(self) -> str:
+        """What to do where no prompt has two completions rated for the score, or compared."""
+        if self.settings.basis == "preferences":
+            rated = (
+                f"; they are rated for {', '.join(sorted(self.rated_for))} (basis: scores)" if self.rated_for else ""
+            )
+            return f"no two completions of a prompt were compared, and basis: preferences takes pairwise ones{rated}"
+        wanted = ", ".join(self.settings.score)
+        if not self.rated_for:
+            return (
+                f"no two completions of a prompt are rated for all of {wanted}; pairwise ones only compare. Annotate "
+                "with mode listwise or pointwise, or pair by what was preferred (basis: preferences)"
+            )
+        if set(self.settings.score) <= self.rated_for:
+            return f"no two completions of a prompt are rated for all of {wanted}. {REMEDIES[Reason.UNRATED]}"
+        known = ", ".join(sorted(self.rated_for))
+        return (
+            f"completions are not rated for all of {wanted} but for {known}; name those that count: score='[{known}]'"
+        )

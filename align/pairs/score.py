@@ -272,6 +272,11 @@ def _lacking(row: Annotated, rule: Rule) -> str:
     return ", ".join(name for name in rule.names if any(name not in scores for scores in given))
 
 
+def attributes_of(row: Annotated) -> frozenset[str]:
+    """What any completion of the prompt is rated for."""
+    return frozenset(name for a in row.annotations for rating in a.ratings for name in rating.scores)
+
+
 def difference(better: Rated, worse: Rated) -> float:
     """Points between two completions."""
     return round(better.score - worse.score, 6)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from align.pairs.hindsight import in_hindsight
 from align.pairs.preference import pairs_of
 from align.pairs.rejection import best_of
-from align.pairs.score import Group, Rule, group_of, widest_difference
+from align.pairs.score import Group, Rule, attributes_of, group_of, widest_difference
 from align.pairs.steerlm import conditioned
 from align.settings import Pairs
-from annotate.records import Annotated, PreferencePair, Reason, Record, replace
+from annotate.records import Annotated, Failure, PreferencePair, Reason, Record, replace
 
 
 class TrainingSet(NamedTuple):
@@ -61,6 +61,8 @@ class Made(NamedTuple):
     """Name -> rows, for the sets that the settings name, in the order of `SETS`."""
     left_out: dict[str, int]
     """Option -> pairs that the rule gives and it takes away, where `max_pairs` or `length_gap` is set."""
+    rated_for: frozenset[str] = frozenset()
+    """Of a prompt that has no two completions rated for the score: what they are rated for."""
 
 
 class Maker:
@@ -80,11 +82,15 @@ class Maker:
         rule = self.rule
         group = group_of(row, rule)
         comparable = len(group.rated) >= 2 and not rule.compares
+        sets: dict[str, list[Record]] = {name: list(of(group, rule)) for name, of in self.sets.items()}
+        first = sets["preference"][0]
+        unrated = isinstance(first, Failure) and first.reason == Reason.UNRATED
         return Made(
             row.prompt.source,
             widest_difference(group.rated) if comparable else None,
-            {name: list(of(group, rule)) for name, of in self.sets.items()},
+            sets,
             self._left_out(group) if self.looser else {},
+            attributes_of(row) if unrated else frozenset(),
         )
 
     def _left_out(self, group: Group) -> dict[str, int]:

@@ -314,8 +314,24 @@ def test_peoples_own_annotations_are_not_the_annotators():
     report = report_of(both, both)
     assert report["annotators"] == [{"backend": "written", "model": "out", "annotations": 2}]
     assert report["human"]["preferences"]["decided"]["value"] == 0.5
-    with pytest.raises(UserError, match="nothing is annotated"):
-        report_of(people)
+    # in a file that nobody else annotated people are the annotator
+    alone = report_of(people, people)
+    assert alone["annotators"] == [{"backend": "human", "model": "human", "annotations": 2}]
+    assert alone["human"]["preferences"]["decided"]["value"] == 1.0
+    bare = [replace(row, annotations=()) for row in people]
+    with pytest.raises(UserError, match="nothing is annotated: none of its 2 prompts has an annotation"):
+        report_of(bare)
+    # and so with another file; one in which there are others besides is theirs alone
+    assert report_of(annotated, other=people)["other"]["who"][0]["backend"] == "human"
+    assert report_of(people, other=both)["other"]["who"] == [{"backend": "written", "model": "out", "annotations": 2}]
+
+
+def test_scores_against_nothing_that_can_be_compared_are_no_five_empty_lines():
+    ours = [scored(prompt_of(0), ("a", "b"), {"helpfulness": 1}, {"helpfulness": 0})]
+    theirs = [replace(row, annotations=()) for row in ours]
+    said = agreement_text(report_of(ours, other=theirs))
+    assert "no completion in common is scored by both for the same attribute" in said
+    assert "no pair has both verdicts" in said and "Cohen" not in said.split("another annotator")[1]
 
 
 # ----------------------------------------------------------------------------------------------------- with itself
@@ -513,6 +529,52 @@ def test_the_command_for_machines_and_another_folder(tmp_path, capsys):
     assert main(["agreement", str(annotated), "--human", str(human), "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["out"] == str(out) and told["report"]["schema"] == "agreement/1"
+
+
+def rows_of(folder: Path) -> tuple[Path, Path]:
+    """The same questions and answers, rated by GPT-4 (UltraFeedback) and by people (HelpSteer)."""
+    ultra, people = [], []
+    for n, (ours, theirs) in enumerate([((5, 2), (4, 1)), ((3, 4), (1, 3)), ((4, 2), (0, 2))]):
+        rating = ("helpfulness", "honesty", "instruction_following", "truthfulness")
+        completions = [
+            {"model": f"m{k}", "response": text,
+             "annotations": {name: {"Rating": str(mark), "Rationale": "So."} for name in rating}}
+            for k, (text, mark) in enumerate(zip(("Yes.", "No."), ours, strict=True))
+        ]  # fmt: skip
+        ultra.append({"source": "s", "instruction": f"Is it {n}?", "models": ["m0", "m1"], "completions": completions})
+        for text, mark in zip(("Yes.", "No."), theirs, strict=True):
+            more = dict.fromkeys(("correctness", "coherence", "complexity", "verbosity"), 1)
+            people.append({"prompt": f"Is it {n}?", "response": text, "helpfulness": mark, **more})
+    for name, rows in (("uf", ultra), ("helpsteer", people)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "uf.jsonl", folder / "helpsteer.jsonl"
+
+
+def test_people_who_rate_are_an_annotator_too(tmp_path, capsys):
+    ultra, people = map(str, rows_of(tmp_path))
+    assert main(["agreement", ultra, "--with", people, "--score", "helpfulness"]) == 0
+    found = json.loads((tmp_path / "uf.jsonl.agreement" / "agreement.json").read_text())["other"]
+    assert found["who"] == [{"backend": "human", "model": "human", "annotations": 3}]
+    assert found["preferences"]["decided"]["value"] == round(2 / 3, 4)
+    assert "helpfulness" in found["measures"]
+    assert main(["agreement", people, "--with", ultra, "--score", "helpfulness"]) == 0
+    turned = json.loads((tmp_path / "helpsteer.jsonl.agreement" / "agreement.json").read_text())
+    assert turned["annotators"] == [{"backend": "human", "model": "human", "annotations": 3}]
+    assert turned["other"]["preferences"]["decided"]["value"] == round(2 / 3, 4)
+
+
+@pytest.mark.parametrize("option", ["--human", "--with"])
+def test_a_file_of_other_prompts_is_a_mistake(tmp_path, capsys, option):
+    annotated, _ = written(tmp_path)
+    if option == "--human":
+        stranger = prompt_of(99)
+        write_records(tmp_path / "far.jsonl", [judged(stranger, *completions_of(stranger, ("a", "b")), "first")])
+    else:
+        rows_of(tmp_path)[1].rename(tmp_path / "far.jsonl")
+    assert main(["agreement", str(annotated), option, str(tmp_path / "far.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "far.jsonl: has nothing in common with" in said and "of the same prompts" in said
+    assert not (tmp_path / "annotated.jsonl.agreement").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ import numpy as np
 from msgspec import Struct
 
 from align.agreement.joining import match
-from align.agreement.verdicts import HUMAN, Reading, agreement_of
+from align.agreement.verdicts import Reading, agreement_of
 from align.calibration.consistency import ONE_PASS, consistency_section, measure
 from align.calibration.figure import left_out
 from align.calibration.readings import PREFERENCE, Read, Readings, read_all
 from align.doctor.sampling import Clusters
 from align.reliability import Resamples
-from annotate.records import Annotated, Annotation, replace
+from annotate.records import Annotated
 
 NO_FILE = "no other annotator was given (--with FILE)"
 NO_ORDER = {
@@ -38,19 +38,14 @@ def itself_section(rows: Sequence[Annotated], summed: Sequence[str], *, seed: in
     """Agreement between passes; `rows` are the prompts that have several."""
     if not rows:
         return left_out(ONE_PASS)
-    readings = read_all([replace(row, annotations=annotations_of(row)) for row in rows], summed=summed)
+    readings = read_all(rows, summed=summed)
     found = consistency_section(readings, Resamples(len(readings.prompts), seed=seed))
     return {**found, **{name: _by_order(readings, name, seed) for name in NO_ORDER}}
 
 
-def annotations_of(row: Annotated) -> tuple[Annotation, ...]:
-    """Those of the annotator, without people's."""
-    return tuple(a for a in row.annotations if a.backend != HUMAN)
-
-
 def passes_of(row: Annotated) -> int:
     """How often the annotator was asked."""
-    return len({a.pass_index for a in row.annotations if a.backend != HUMAN})
+    return len({a.pass_index for a in row.annotations})
 
 
 def _by_order(readings: Readings, wanted: str, seed: int) -> dict[str, Any]:
@@ -142,7 +137,7 @@ def other_section(
 
 def who(rows: Any) -> list[dict[str, Any]]:
     """The annotators of some prompts, the most frequent first."""
-    counts = Counter((a.backend, a.model) for row in rows for a in annotations_of(row))
+    counts = Counter((a.backend, a.model) for row in rows for a in row.annotations)
     order = sorted(counts, key=lambda name: (-counts[name], name))
     return [{"backend": name[0], "model": name[1], "annotations": counts[name]} for name in order]
 

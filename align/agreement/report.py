@@ -5,6 +5,9 @@
         collected.add(row)
     agreement(collected, score=None, seed=0)    ->    {"schema": "agreement/1", "human": {…}, "itself": {…}, …}
 
+Whose annotations count is settled here, for all sections: the annotator's; those of people (`backend` "human") only
+where a file has no others, such as one of HelpSteer, whose annotator is people.
+
 It depends on nothing but the records and the seed: the same records in another order make the same report.
 """
 
@@ -17,8 +20,8 @@ from typing import Any
 from align.agreement.human import human_section
 from align.agreement.joining import Lookup, Opinion
 from align.agreement.others import itself_section, other_section, passes_of, twin_of
-from align.agreement.verdicts import HUMAN
 from align.calibration.readings import DESCRIPTIONS, MERITS, preference_of
+from align.doctor.collect import HUMAN
 from annotate.errors import UserError
 from annotate.records import Annotated, Annotation, Completion, replace
 
@@ -37,21 +40,24 @@ class Collected:
         self.others: Lookup[Annotated] = Lookup()
         if other is not None:
             self.other = _by_prompt(other)
+            machine = any(by_machine(row) for row in self.other.values())
+            self.other = {id: spoken(row, machine) for id, row in self.other.items()}
             for row in self.other.values():
                 self.others.add(row.prompt, row)
         self.rows: dict[str, Annotated] = {}
-        self.attributes: set[str] = set()
         self.prompts: set[str] = set()
         self.annotators: dict[tuple[str, str], int] = {}
+        """By backend and model, people among them."""
+        self.attributes: dict[str, set[str]] = {}
+        """Backend -> what it scores."""
 
     def add(self, row: Annotated) -> None:
         id = row.prompt.id
         self.prompts.add(id)
         for annotation in row.annotations:
-            if annotation.backend != HUMAN:
-                name = (annotation.backend, annotation.model)
-                self.annotators[name] = self.annotators.get(name, 0) + 1
-        self.attributes |= _attributes(row)
+            name = (annotation.backend, annotation.model)
+            self.annotators[name] = self.annotators.get(name, 0) + 1
+            self.attributes.setdefault(annotation.backend, set()).update(_attributes((annotation,)))
         if id in self.rows:
             self.rows[id] = merged(self.rows[id], row)
         elif passes_of(row) > 1 or self.asked.find(row.prompt) or self.others.find(row.prompt):
@@ -61,19 +67,21 @@ class Collected:
 def agreement(collected: Collected, *, score: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
     """The report as JSON. Raises `UserError` where nothing is annotated, or `score` names what nobody rated."""
     if not collected.annotators:
-        raise UserError("nothing is annotated: expected rows with annotations by something else than people")
-    attributes = _ordered(collected.attributes)
+        raise UserError(f"nothing is annotated: none of its {len(collected.prompts):,} prompts has an annotation")
+    machine = any(backend != HUMAN for backend, _ in collected.annotators)
+    annotators = {name: n for name, n in collected.annotators.items() if name[0] != HUMAN or not machine}
+    attributes = _ordered({n for backend, _ in annotators for n in collected.attributes[backend]})
     summed = _summed(score, attributes)
-    rows = [collected.rows[id] for id in sorted(collected.rows)]
+    rows = [spoken(collected.rows[id], machine) for id in sorted(collected.rows)]
     lookup: Lookup[Annotated] = Lookup()
     for row in rows:
         lookup.add(row.prompt, row)
-    names = sorted(collected.annotators, key=lambda name: (-collected.annotators[name], name))
+    names = sorted(annotators, key=lambda name: (-annotators[name], name))
     return {
         "schema": SCHEMA,
         "seed": seed,
         "prompts": len(collected.prompts),
-        "annotators": [{"backend": b, "model": m, "annotations": collected.annotators[b, m]} for b, m in names],
+        "annotators": [{"backend": b, "model": m, "annotations": annotators[b, m]} for b, m in names],
         "score": list(summed),
         "human": human_section(collected.opinions, lookup, attributes, summed, seed=seed),
         "itself": itself_section([row for row in rows if passes_of(row) > 1], summed, seed=seed),
@@ -87,7 +95,7 @@ def _other(
 ) -> dict[str, Any]:  # fmt: skip
     if collected.other is None:
         return other_section(None, attributes, summed, (), prompts=0, their_prompts=0, seed=seed)
-    theirs = _ordered({name for row in collected.other.values() for name in _attributes(row)})
+    theirs = _ordered({name for row in collected.other.values() for name in _attributes(row.annotations)})
     twins = []
     given: set[str] = set()
     for row in rows:
@@ -122,8 +130,19 @@ def _by_prompt(rows: Iterable[Annotated]) -> dict[str, Annotated]:
     return made
 
 
-def _attributes(row: Annotated) -> set[str]:
-    return {name for a in row.annotations if a.backend != HUMAN for r in a.ratings for name in r.scores}
+def by_machine(row: Annotated) -> bool:
+    """Whether something else than people annotated it."""
+    return any(a.backend != HUMAN for a in row.annotations)
+
+
+def spoken(row: Annotated, machine: bool) -> Annotated:
+    """A row with the annotations that count: all, or those of a machine alone."""
+    kept = tuple(a for a in row.annotations if a.backend != HUMAN or not machine)
+    return row if len(kept) == len(row.annotations) else replace(row, annotations=kept)
+
+
+def _attributes(annotations: Iterable[Annotation]) -> set[str]:
+    return {name for a in annotations for r in a.ratings for name in r.scores}
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:

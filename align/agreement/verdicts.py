@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from align.doctor.collect import HUMAN as HUMAN
 from align.doctor.sampling import Clusters
 from align.pairs.score import mean_scores
 from align.reliability import nominal_kappa_of
@@ -29,18 +28,17 @@ _SIGNS = {"first": 1, "second": -1, "tie": 0}
 
 
 class Reading:
-    """What an annotator says of the completions of one prompt, all passes together."""
+    """What an annotator says of the completions of one prompt, all passes together; `row` holds no one else's."""
 
     def __init__(self, row: Annotated, summed: Sequence[str]) -> None:
-        annotations = [a for a in row.annotations if a.backend != HUMAN]
         votes: dict[tuple[str, str], int] = defaultdict(int)
-        for annotation in annotations:
+        for annotation in row.annotations:
             if annotation.preference is not None:
                 first, second = annotation.shown_order
                 votes[first, second] += _SIGNS[annotation.preference]
                 votes[second, first] -= _SIGNS[annotation.preference]
         self.votes: Mapping[tuple[str, str], int] = votes
-        self.scores: Mapping[str, Mapping[str, float]] = mean_scores(annotations)
+        self.scores: Mapping[str, Mapping[str, float]] = mean_scores(row.annotations)
         self.totals: Mapping[str, float] = {
             # rounded, as pairs are scored: sums of thirds and sevenths that are equal must come out equal
             c: round(sum(scores[name] for name in summed), 6)

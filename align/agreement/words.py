@@ -77,6 +77,7 @@ def shares(found: Json) -> Iterator[tuple[str, Json, str]]:
     yield "Cohen's κ, where both prefer one", found["kappa_decided"], "+.2f"
 
 
+NOTHING_SHARED = "no completion in common is scored by both for the same attribute"
 PEOPLE = ("the annotator alone", "people alone")
 PASSES = ("the earlier pass alone", "the later alone")
 ANNOTATORS = ("this annotator alone", "the other alone")
@@ -130,6 +131,9 @@ def _r(cell: Json) -> str:
 
 def _preferences(found: Json, who: tuple[str, str]) -> Iterator[str]:
     yield f"  {counts_text(found, who)}"
+    if not found["pairs"]:
+        yield f"  – {found['answer']['why']}"
+        return
     for name, figure, form in shares(found):
         said = number(figure, form) if is_known(figure) else f"– {figure['why']}"
         yield f"  {name:<32}  {said}"
@@ -162,5 +166,5 @@ def _other(found: Json) -> Iterator[str]:
             f"mean difference {number(figures['mean_absolute_difference'], '.2f')} points"
         )
     if not found["measures"]:
-        yield "  no attribute is scored by both"
+        yield f"  {NOTHING_SHARED}"
     yield from _preferences(found["preferences"], ANNOTATORS)

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.console import Console
 from annotate.errors import UserError
@@ -19,14 +19,21 @@ NOTES = """examples:
   align agreement runs/demo/annotate/annotated.jsonl                   itself: passes, shuffled orders
   align agreement annotated.jsonl --human llava_7b_v1_preference.json  people: the heat map of the paper's Figure 3
   align agreement annotated.jsonl --with other/annotated.jsonl --score helpfulness,correctness
+  align agreement annotated.jsonl --with helpsteer.jsonl               people who rated, as HelpSteer's did
 
 Every file may be of any format that `align convert --help` lists; pairs of chosen and rejected are preferences too.
 Prompts and completions are joined by id, or else by their texts and the images' names; what is not joined is counted.
 """
+UNJOINED = (
+    "check that both are of the same prompts and completions, and that their images are the same: equal bytes where "
+    "both files were made with --image-root, else equal file names"
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="ANNOTATED", help="annotated prompts")
+    parser.add_argument(
+        "file", metavar="ANNOTATED", help="annotated prompts; by people, where nobody else annotated them"
+    )
     parser.add_argument(
         "--from", "--format", dest="form", default="auto", metavar="FORMAT",
         help="what ANNOTATED is, and the file of --with (default: their keys tell)",
@@ -35,7 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--human-from", default="auto", metavar="FORMAT", help="what the file of --human is (default: its keys tell)"
     )
-    parser.add_argument("--with", dest="other", metavar="FILE", help="the same prompts, rated by another annotator")
+    parser.add_argument(
+        "--with", dest="other", metavar="FILE", help="the same prompts, rated by another annotator, or by people"
+    )
     parser.add_argument(
         "--score",
         metavar="NAME,NAME",
@@ -59,7 +68,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.human:
         opinions = opinions_in(_read(Path(options.human), options.human_from, console))
         if not opinions:
-            raise UserError(f"{options.human}: no preference in it; expected pairwise annotations or preference pairs")
+            raise UserError(
+                f"{options.human}: no preference in it; expected pairwise annotations or preference pairs "
+                "(ratings, of people too, are what --with compares)"
+            )
     other = _annotated(Path(options.other), options.form, console) if options.other else None
     collected = Collected(opinions, other)
     for row in _annotated(path, options.form, console):
@@ -69,10 +81,25 @@ def run(options: argparse.Namespace, console: Console) -> int:
         report = agreement(collected, score=score)
     except UserError as error:
         raise UserError(*(f"{path}: {fault}" for fault in error.faults)) from None
+    _check_joined(report, path, options)
     made = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_files(out, {"agreement.html": agreement_page(report), "agreement.json": made})
     console.result(f"{agreement_text(report)}\nwritten to {out}", out=str(out), report=report)
     return 0
+
+
+def _check_joined(report: dict[str, Any], path: Path, options: argparse.Namespace) -> None:
+    """Raise `UserError` where a file that was given has nothing in common with the annotated one."""
+    from align.agreement.words import joined_text, twins_text
+
+    told = {"human": (options.human, joined_text), "other": (options.other, twins_text)}
+    lost = [
+        f"{file}: has nothing in common with {path}: {text(report[name]['joined'])}"
+        for name, (file, text) in told.items()
+        if file and not report[name]["joined"]["joined"]
+    ]
+    if lost:
+        raise UserError(*lost, UNJOINED)
 
 
 def _annotated(path: Path, form: str, console: Console) -> Iterator[Annotated]:

@@ -273,10 +273,9 @@ def _with(rows: _Rows, more: dict[str, array[float]]) -> _Rows:
 def _differences(pair: PreferencePair) -> dict[str, float]:
     """Chosen minus rejected, of `{"scores": {"chosen": {"helpfulness": 4.0, …}, "rejected": {…}}}` in its meta."""
     scores = pair.meta.get("scores")
-    sides = [scores.get(side) for side in ("chosen", "rejected")] if isinstance(scores, Mapping) else []
-    if not sides or not all(isinstance(side, Mapping) for side in sides):
+    chosen, rejected = (scores.get(side) if isinstance(scores, Mapping) else None for side in ("chosen", "rejected"))
+    if not isinstance(chosen, Mapping) or not isinstance(rejected, Mapping):
         return {}
-    chosen, rejected = sides
     return {
         name: round(value - rejected[name], 6)
         for name, value in chosen.items()

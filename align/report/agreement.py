@@ -12,6 +12,7 @@ from typing import Any
 
 from align.agreement.words import (
     ANNOTATORS,
+    NOTHING_SHARED,
     PASSES,
     PEOPLE,
     counts_text,
@@ -87,6 +88,8 @@ def _missed(found: Json) -> list[str]:
 
 
 def _preferences(title: str, found: Json, who: tuple[str, str], *more: str) -> str:
+    if not found["pairs"]:
+        return panel(title, missing(found["answer"]["why"]), *more)
     rows = [(name, figure, form) for name, figure, form in shares(found)]
     parts = [Strip(_brief(name), figure, form) for name, figure, form in rows if form.endswith("%")]
     kappas = [Strip(_brief(name), figure, form) for name, figure, form in rows if not form.endswith("%")]
@@ -141,5 +144,5 @@ def _measures(title: str, measures: Json, *more: str) -> str:
         [name, *(cell(figures[key], form) for key, (_, form) in names.items())] for name, figures in measures.items()
     ]
     head = ["", *(label for label, _ in names.values())]
-    drawn = table(head, rows) if rows else missing("no attribute is scored by both")
+    drawn = table(head, rows) if rows else missing(NOTHING_SHARED)
     return panel(title, drawn, *more, wide=True)

@@ -15,6 +15,7 @@ import sweep_command
 
 from align.console import Console
 from align.recipe import load_recipe
+from align.runner import Runner
 from align.sweep.grid import Point, points, read_sweep, short_key
 from align.sweep.run import common_states, exit_code, foresee, make_plan, run_sweep
 from align.sweep.table import csv_text, sweep_table
@@ -169,7 +170,7 @@ def test_what_points_have_in_common_is_made_once_and_linked(tmp_path: Path) -> N
 def test_a_point_that_is_the_recipe_itself_costs_nothing(tmp_path: Path) -> None:
     """Whoever ran the recipe before has made one of the points; whoever runs it afterwards finds the rest."""
     recipe = small_run.annotate_recipe(tmp_path)
-    assert small_run.align("run", recipe, f"runs={tmp_path / 'runs'}").returncode == 0
+    Runner(load_recipe(recipe, [f"runs={tmp_path / 'runs'}"]), QUIET).bring(None)
     sweep(recipe, "sweep.pairs.min_margin=[1, 2]")
     run = tmp_path / "runs/small"
     assert (run / "pairs/card.md").stat().st_ino == (run / "sweep/min-margin-1/pairs/card.md").stat().st_ino
@@ -232,6 +233,7 @@ def test_the_gravest_fault_is_the_exit_code(tmp_path: Path) -> None:
     assert exit_code({**failed[3], "y": failed[2]["x"], "z": failed[1]["x"]}) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     """Three points of ten requests at 20 a second; killed in the first, in the second, and left in peace."""
     recipe = small_run.teach_recipe(tmp_path, 10, pace=1200)

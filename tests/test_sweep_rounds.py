@@ -36,6 +36,7 @@ def run(recipe: Path) -> Path:
     return runs / "small"
 
 
+@pytest.mark.slow
 def test_the_second_round_begins_with_the_aligned_model(recipe: Path, run: Path) -> None:
     from align.models.load import digest_of, load_vlm
 
@@ -55,6 +56,7 @@ def test_the_second_round_begins_with_the_aligned_model(recipe: Path, run: Path)
             assert (merged / file.name).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_table_of_all_rounds_against_the_untouched_model(run: Path) -> None:
     table = json.loads((run / "rounds/table.json").read_text())
     assert [(row["point"], row["values"]) for row in table["points"]] == [
@@ -67,6 +69,7 @@ def test_a_table_of_all_rounds_against_the_untouched_model(run: Path) -> None:
     assert (run / "rounds/sweep.html").is_file() and (run / "round-2/report/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_done_rounds_are_passed_and_another_adapter_begins_anew(
     recipe: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -261,8 +261,20 @@ def test_an_annotator_that_favours_the_first_place():
     records = [graded(i, lambda index, place, k: 4 if place == 0 else 2) for i in range(40)]
     found = report_of(records)["position"]
     assert [s["effect"]["value"] for s in found["slots"]] == [4.5, -1.5, -1.5, -1.5]  # three attributes are summed
-    assert found["effect"]["value"] == 6.0
+    assert found["effect"] == {"value": 6.0, "n": 40}  # no interval: it is never below 0, and would never meet it
+    assert 0 < found["by_chance"]["value"] < 2
     assert found["p"]["value"] < 0.01
+
+
+def test_what_chance_alone_makes_of_places_is_said_beside_the_effect():
+    """Which completion is better is drawn, and so is its place: the effect is what chance makes, not 0."""
+    draw = random.Random(5)
+    report = report_of([graded(i, lambda index, place, k: draw.randrange(5)) for i in range(40)])
+    found = report["position"]
+    assert found["p"]["value"] > 0.05
+    assert 0.3 < found["effect"]["value"] / found["by_chance"]["value"] < 2
+    said = f"{found['effect']['value']:.2f} points apart ({found['by_chance']['value']:.2f} by chance alone)"
+    assert said in doctor_page(report) and any(said in f.text for f in findings(report))
 
 
 def test_ratings_by_people_have_no_place(tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align.calibration.figure import Figure, figure, left_out, plain
+from align.calibration.figure import Figure, left_out, plain
 from align.calibration.position import ONE, rotation_p
 from align.doctor.margins import NO_SCORES
 from align.doctor.sampling import groups
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 LENGTH = "characters"
 """Stands among the attributes in the heat map."""
 BY_PEOPLE = "people's ratings do not say in which order they saw the completions"
+CHANCES = 1000
+"""Draws of what places differ by through chance alone."""
 CONSTANT = "one of the two is the same everywhere"
 
 
 def position_section(tables: Tables, scored: Scored, clusters: Clusters) -> dict[str, Any]:
     """`effect` is the headline: points between the best and the worst place; pairwise, share of "first" beyond half.
 
-    `skipped`: annotations by people, whose ratings come without the order in which they saw the completions.
+    `by_chance`: what `effect` comes to where the place means nothing. `skipped`: annotations by people, whose ratings come without the order in which they saw the completions.
     """
     first = tables.ratings["size"][tables.ratings["slot"] == 0]
     skipped = int((first == 0).sum())
@@ -64,15 +66,16 @@ def _listwise(tables: Tables, scored: Scored, size: int, clusters: Clusters) -> 
     effects = [clusters.mean(prompts, centred[:, slot], why) for slot in range(size)]
     sums = clusters.sums(prompts, np.hstack([centred, np.ones((len(shown), 1))]))
     n = len(np.unique(prompts))
-    effect = figure(clusters.resamples.interval(sums, _spread, least=0.0), why)
     same = "all completions of a prompt always have the same preference score"
     totals = sums[sums[:, -1] > 0, :-1]
+    apart = float(np.ptp(totals.sum(axis=0))) / len(shown)
     p = rotation_p(totals, seed=clusters.seed) if n > 1 and np.any(centred) else None
     return {
         "mode": "listwise",
         "n": n,
         "n_annotations": len(shown),
-        "effect": {**effect, "n": n},
+        "effect": plain(apart, n, why),
+        "by_chance": plain(_by_chance(totals, clusters.seed) / len(shown), n, why),
         "slots": [
             {"slot": i + 1, "mean": clusters.mean(prompts, shown[:, i], why), "effect": e}
             for i, e in enumerate(effects)
@@ -82,9 +85,15 @@ def _listwise(tables: Tables, scored: Scored, size: int, clusters: Clusters) -> 
     }
 
 
-def _spread(summed: Floats) -> Floats:
-    """Between the highest and the lowest mean, from sums of each place and the number of annotations."""
-    return np.asarray(np.ptp(summed[:, :-1] / np.maximum(summed[:, -1:], 1), axis=1))
+def _by_chance(totals: Floats, seed: int) -> float:
+    """How far the best and the worst place lie apart, in sums, where every prompt begins at a random place.
+
+    It is never 0, and an interval of the effect could not meet 0 either: this, and p, is what the effect is held to.
+    """
+    rng, n = np.random.Generator(np.random.PCG64(seed)), len(totals)
+    turned = np.stack([np.roll(totals, shift, axis=1) for shift in range(totals.shape[1])])
+    drawn = (turned[rng.integers(0, len(turned), size=n), np.arange(n)].sum(axis=0) for _ in range(CHANCES))
+    return float(np.mean([np.ptp(sums) for sums in drawn]))
 
 
 def _shown(tables: Tables, weights: Mapping[str, float], size: int) -> tuple[Keys, Floats]:

@@ -222,10 +222,15 @@ def _position(report: Json) -> Iterator[Finding]:
     if found["mode"] == "pairwise":
         bound, text = FIRST, f"the first one is preferred in {number(found['first'], '.0%')}"
     else:
-        bound, text = PLACE, f"best and worst place {number(effect, '.2f')} points apart"
+        bound, text = PLACE, f"best and worst place {apart_text(found)}"
     level: Level = "good" if found["p"]["value"] >= SIGNIFICANT else "bad" if effect["value"] >= bound else "mind"
     left = f"; {skipped_text(found)}" if found["skipped"] else ""
     yield _estimate(level, "place shown", f"{text}, {p_text(found['p'])}, n={found['n']:,}{left}", found["n"])
+
+
+def apart_text(position: Json) -> str:
+    """`0.20 points apart (0.35 by chance alone)`: the effect has no interval, since it is never below 0."""
+    return f"{number(position['effect'], '.2f')} points apart ({number(position['by_chance'], '.2f')} by chance alone)"
 
 
 def skipped_text(position: Json) -> str:

@@ -2,6 +2,10 @@
 
     {"helpfulness": 3, "correctness": 4, ...}  ->  Rating(completion_id="6f0c…", scores={"helpfulness": 3, ...})
 
+A file of ratings does not say whether its raters saw one completion at a time (HelpSteer's did) or all of them: the
+annotation is `listwise` as one that covers them all, in the file's order. That order was shown to nobody, and where
+people rated (`backend` "human") nothing is made of places in it (`align/doctor/annotator.py`).
+
 A completion without scores stays among the completions, unrated: that is data, not a score of zero.
 """
 

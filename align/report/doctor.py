@@ -13,7 +13,7 @@ from typing import Any
 
 from align.calibration.figure import is_known
 from align.calibration.words import number, p_text
-from align.doctor.words import findings, headline, skipped_text
+from align.doctor.words import apart_text, findings, headline, skipped_text
 from align.report.pieces import cell, counts, document, facts, heat_map, missing, note, panel, table, text
 from align.report.strips import Strip, bars, strips
 
@@ -155,7 +155,10 @@ def _position(report: Json) -> str:
     rows = [Strip(f"place {slot['slot']}", slot["effect"], "+.2f") for slot in found["slots"]]
     ends = [slot["effect"].get(key) for slot in found["slots"] for key in ("value", "low", "high")]
     reach = max([0.25, *(abs(end) for end in ends if end is not None)])
-    said = f"preference score above the prompt's own mean, by place; {p_text(found['p'])} (rotations within the prompt)"
+    said = (
+        f"preference score above the prompt's own mean, by place; best and worst {apart_text(found)}; "
+        f"{p_text(found['p'])} (rotations within the prompt)"
+    )
     return panel(title, strips(rows, low=-reach, high=reach, mark=0.0, label="effect of place"), note(said), *left)
 
 

@@ -238,10 +238,19 @@ def test_pairs_are_not_made_of_pairs(tmp_path):
     (tmp_path / "in").mkdir()
     path = (tmp_path / "out" / "preference.jsonl").rename(tmp_path / "in" / "p.jsonl")
     (told,) = faults(path, tmp_path / "in" / "out")
-    assert told == ":1: annotated/1: this line has schema 'preference_pair/1'; is it the right file?"
+    assert told == ": holds preference pairs already; `align doctor` or `align convert` take them"
     path.write_text(json.dumps({"image": "a.png", "prompt": "Q?", "chosen": "x", "rejected": "y"}) + "\n")
     (told,) = faults(path, tmp_path / "in" / "out", form="vl_rlhf")
-    assert told == ":1: one of pairs; training sets are made of annotated prompts"
+    assert told == ": holds preference pairs already; `align doctor` or `align convert` take them"
+    parquet = Path(__file__).parent / "formats/trl.parquet"
+    with pytest.raises(UserError, match=r"trl\.parquet: holds preference pairs already"):
+        build_files(parquet, tmp_path / "in" / "out", Pairs(), 0)
+    write_records(path, [ROWS[0].prompt])
+    (told,) = faults(path, tmp_path / "in" / "out")
+    assert told == ": holds prompts without rated answers; `align run RECIPE` samples and annotates some"
+    (tmp_path / "out" / "steerlm.jsonl").rename(path)
+    (told,) = faults(path, tmp_path / "in" / "out")
+    assert told == ": holds examples of fine-tuning, one answer a prompt; `align convert` takes them"
 
 
 # ---------------------------------------------------------------------------------------------------- signals and kills

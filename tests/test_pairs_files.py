@@ -170,7 +170,7 @@ def test_images_and_formats_are_told_as_the_command_calls_them(tmp_path, capsys)
     assert main(["pairs", str(tmp_path / "odd.jsonl"), str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"{tmp_path / 'odd.jsonl'}: no format has the keys of its first row (x); ")
-    named = said.partition("(x); ")[2].partition(";")[0].split(", ")
+    named = said.strip().partition("of those that are read: ")[2].split(", ")
     assert {"helpsteer", "ultrafeedback", "mmalign"} <= set(named)
     assert all(
         "annotated" in format_named(n).kinds and (format_named(n).read or format_named(n).read_group) for n in named

@@ -203,6 +203,53 @@ def test_nobodys_keys_are_refused_with_the_formats_there_are(tmp_path: Path) -> 
         validate(file, "--image-root", "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"prompt,chosen\nWhy?,So.\n", "its first row: not JSON (Expecting value"),
+        ("a.py", b"import sys\n", "its first row: not JSON (Expecting value"),
+        ("a.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "its first row: not UTF-8 (byte 0xff at 1); save it as UTF-8"),
+        ("a.jsonl", '{"prompt": "Où?"}\n'.encode("latin-1"), "its first row: not UTF-8 (byte 0xf9 at 14)"),
+        ("funnel.json", b'{\n "total": {"annotated": 1},\n "of": [\n  "a"\n ]\n}\n', "is one JSON object over several"),
+        ("a.json", b"[1, 2]", "its first row is int, not an object"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["validate", "pairs"])
+def test_what_is_no_file_of_rows_is_told_for_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    words = [command, str(tmp_path / name), *([str(tmp_path / "out")] if command == "pairs" else [])]
+    assert align.cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / name}: {says}")
+    assert said.endswith("; expected rows: a JSON list of objects, JSON Lines, or parquet\n")
+
+
+def test_only_formats_that_are_read_are_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        align.cli.main(["validate", "--help"])
+    assert "nemo" not in capsys.readouterr().out
+    (fault,) = faults_of(written(tmp_path, "rows.jsonl", [{"foo": 1}]))
+    assert "say with --from which it is of those that are read: llava, " in fault and "nemo" not in fault
+
+
+def test_without_a_root_it_is_asked_for(images: Path) -> None:
+    row = {"image": "images/gone.png", "prompt": "What?", "chosen": "A.", "rejected": "B."}
+    (fault,) = faults_of(written(images, "pairs.json", [row]))
+    assert fault.endswith("image 'images/gone.png': no such file below the current folder (give --image-root)")
+    asked = {"id": "1", "image": "images/gone.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]}
+    (fault,) = faults_of(written(images, "llava.json", [asked]))
+    assert fault.endswith("no such file below the current folder (give --image-root)")
+
+
+def test_faults_of_rows_that_are_grouped_come_in_the_order_of_lines(tmp_path: Path) -> None:
+    names = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+    rows = [{"prompt": f"{i}?", "response": "A.", **dict.fromkeys(names, 5 if i % 2 else 4)} for i in range(12)]
+    told = faults_of(written(tmp_path, "rows.jsonl", rows))
+    assert [int(fault.split(":")[1]) for fault in told] == [2, 4, 6, 8, 10, 12]
+
+
 # --------------------------------------------------------------------------------------------------- truncation to come
 
 

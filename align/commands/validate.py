@@ -10,6 +10,7 @@ from align.console import Console
 from align.formats import formats
 from align.formats.checks import Length, Report, check_file, tokenizer_count
 from align.formats.containers import read_rows
+from align.formats.format import Format
 from align.formats.store import ImageStore
 from annotate import records
 from annotate.errors import RecordError, UserError
@@ -26,6 +27,10 @@ _KINDS: dict[str, type[records.Record]] = {
 _PAIRED = (records.Annotated, records.PreferencePair, records.Example)
 
 
+def _is_read(form: Format) -> bool:
+    return form.read is not None or form.read_group is not None
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="records, a data file of another tool, questions, or a recipe")
     parser.add_argument(
@@ -35,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         dest="form",
         default="auto",
         metavar="FORMAT",
-        help=f"what FILE is (default: its keys tell): {', '.join(formats())}",
+        help=f"what FILE is (default: its keys tell): {', '.join(n for n, f in formats().items() if _is_read(f))}",
     )
     parser.add_argument(
         "--image-root",
@@ -74,9 +79,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return _questions(path, console)
     if options.form == "auto" and not length and ("conversations" in row or row.get("schema") == "prompt/1"):
         if all(not form.recognises(row) for name, form in formats().items() if name not in ("llava", "mmalign")):
-            return _prompts(path, options.image_root or ".", console)
+            return _prompts(path, options.image_root, console)
     root = options.image_root or (None if row.get("schema") in _KINDS else ".")
-    return _any_format(path, options, ImageStore(root=Path(root) if root else None), length, console)
+    images = ImageStore(root=Path(root) if root else None, root_name=_root_name(options.image_root))
+    return _any_format(path, options, images, length, console)
+
+
+def _root_name(given: str | None) -> str:
+    """The root as faults call it: an option of this command, not of a recipe."""
+    return "--image-root" if given else "the current folder (give --image-root)"
 
 
 def _length(options: argparse.Namespace) -> Length | None:
@@ -125,23 +136,19 @@ def _questions(path: Path, console: Console) -> int:
     return 0
 
 
-def _prompts(path: Path, image_root: str, console: Console) -> int:
+def _prompts(path: Path, image_root: str | None, console: Console) -> int:
     """As a recipe's `prompts` are checked."""
     from align.prompts import load_prompts
     from align.settings import Prompts
 
     try:
-        found = load_prompts(Prompts(file=str(path), image_root=image_root))
+        found = load_prompts(Prompts(file=str(path), image_root=image_root or "."))
     except UserError as error:
-        raise UserError(*map(_here, error.faults)) from None
+        name = _root_name(image_root)
+        raise UserError(*(fault.replace("prompts.image_root", name) for fault in error.faults)) from None
     text = f"{path}: {len(found.prompts)} prompts, {found.duplicates} duplicates"
     console.result(text, kind="prompts", records=len(found.prompts), duplicates=found.duplicates)
     return 0
-
-
-def _here(text: str) -> str:
-    """The root is an option of this command, not of a recipe."""
-    return text.replace("prompts.image_root", "--image-root")
 
 
 def _any_format(
@@ -162,7 +169,7 @@ def _any_format(
         bar.close()
     console.result("\n".join(_lines(path, report, length)), **_figures(report, length))
     if report.faults:
-        raise UserError(*map(_here, report.faults))
+        raise UserError(*report.faults)
     return 0
 
 

@@ -120,7 +120,7 @@ def _placed(
         told: list[Fault] = []
         for record in read_file(path, form=form.name, images=images, faults=told, progress=progress):
             yield f"{path} prompt {_id(record)}", record
-        faults += map(str, told)
+        faults[:0] = map(str, told)
         return
     container = container_of(path)
     for placed in read_rows(path, progress=progress):

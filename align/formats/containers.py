@@ -133,10 +133,13 @@ def decoded(number: int, data: bytes) -> Placed:
             value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
             json.dumps(value, ensure_ascii=False).encode("utf-8")
             return Placed(number, value)
+        except UnicodeDecodeError as error:
+            at = f"byte 0x{error.object[error.start]:02x} at {error.start + 1}"
+            return Placed(number, fault=f"not UTF-8 ({at}); save it as UTF-8")
         except UnicodeEncodeError:
             return Placed(number, fault="holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
         except (ValueError, RecursionError) as error:
-            return Placed(number, fault=f"not JSON ({error}); cut in half, or not UTF-8?")
+            return Placed(number, fault=f"not JSON ({error}); cut in half?")
 
 
 def _refuse_constant(name: str) -> Any:

@@ -8,19 +8,30 @@ file, line or row, field and remedy; give `faults` to gather them instead and go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from align.formats import format_named, formats
-from align.formats.containers import Placed, Progress, container_of, placed_at, read_rows
-from align.formats.format import Format, Images, Kind, Made
+from align.formats.containers import Placed, Progress, container_of, decoded, placed_at, read_rows
+from align.formats.format import KINDS, Format, Images, Kind, Made
 from align.formats.own import SCHEMAS, kind_of
 from align.formats.store import ImageStore
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import read_lines
+
+EXPECTED = "a JSON list of objects, JSON Lines, or parquet"
+HELD: Mapping[Kind, str] = {
+    "pairs": "holds preference pairs already; `align doctor` or `align convert` take them",
+    "examples": "holds examples of fine-tuning, one answer a prompt; `align convert` takes them",
+    "prompts": "holds prompts without rated answers; `align run RECIPE` samples and annotates some",
+    "annotated": "holds annotated prompts; `align pairs` makes training sets of them",
+}
+"""What is told of a file that holds something else than is wanted."""
+WHOLE_BYTES = 16 << 20
+"""Files up to this size are looked at once more, to say what they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +40,8 @@ class Fault:
 
     where: str
     text: str
+    number: int = 0
+    """Of the row, where it is known."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}"
@@ -39,17 +52,55 @@ def format_of(path: Path, form: str = "auto", *, kind: Kind | None = None) -> Fo
 
     `kind`: what is wanted of the file, so that only formats that hold it are proposed.
     """
-    if form != "auto":
-        return format_named(form)
-    first = next((placed.value for placed in read_rows(path) if not placed.fault), None)
-    keys = ", ".join(map(str, first)) if isinstance(first, dict) else "no object"
-    found = [f for f in formats().values() if isinstance(first, dict) and f.recognises(first)]
+    chosen = _recognised(path, kind) if form == "auto" else format_named(form)
+    held = None if kind is None else _held(path, chosen)
+    if held is not None and held != kind:
+        raise UserError(f"{path}: {HELD[held]}")
+    return chosen
+
+
+def _recognised(path: Path, kind: Kind | None) -> Format:
+    fault, first = "", None
+    for placed in read_rows(path):
+        fault, first = fault or placed.fault, placed.value
+        if not placed.fault:
+            break
+    if not isinstance(first, dict):
+        raise UserError(f"{path}: {_no_rows(path, first, fault)}; expected rows: {EXPECTED}")
+    found = [f for f in formats().values() if f.recognises(first)]
     if len(found) == 1:
         return found[0]
-    usable = [f for f in formats().values() if (f.read or f.read_group) and (kind is None or kind in f.kinds)]
-    names = ", ".join(f.name for f in found or usable)
-    said = "could be any of" if found else f"no format has the keys of its first row ({keys:.200});"
-    raise UserError(f"{path}: {said} {names}; say which with --from")
+    if found:
+        raise UserError(f"{path}: could be any of {', '.join(f.name for f in found)}; say which with --from")
+    usable = [f.name for f in formats().values() if (f.read or f.read_group) and (kind is None or kind in f.kinds)]
+    keys = ", ".join(map(str, first))
+    raise UserError(
+        f"{path}: no format has the keys of its first row ({keys:.200}); say with --from which it is of those that are "
+        f"read: {', '.join(usable)}"
+    )
+
+
+def _no_rows(path: Path, first: object, fault: str) -> str:
+    """What a file is that holds no row with keys."""
+    if path.stat().st_size <= WHOLE_BYTES and isinstance(decoded(1, path.read_bytes()).value, dict):
+        return "is one JSON object over several lines, not rows"
+    if fault:
+        return f"its first row: {fault}"
+    return f"its first row is {type(first).__name__}, not an object"
+
+
+def _held(path: Path, chosen: Format) -> Kind | None:
+    """What a file holds, by its first record; None where that cannot be told without reading all."""
+    if chosen.name == "mmalign":
+        first = next((placed.value for placed in read_rows(path) if not placed.fault), None)
+        schema = SCHEMAS.get(str(first.get("schema"))) if isinstance(first, dict) else None
+        return KINDS[schema] if schema else None
+    if "annotated" in chosen.kinds or chosen.read is None:
+        return None
+    try:
+        return next((KINDS[type(record)] for record in read_file(path, form=chosen.name)), None)
+    except UserError:  # its first row is at fault besides
+        return chosen.kinds[0]
 
 
 def read_file(
@@ -69,7 +120,7 @@ def read_file(
     store = images or ImageStore(root=None)
 
     def told(number: int, error: object) -> None:
-        fault = Fault(where=placed_at(path, container, number), text=str(error))
+        fault = Fault(where=placed_at(path, container, number), text=str(error), number=number)
         if faults is None:
             raise UserError(str(fault))
         faults.append(fault)
@@ -80,7 +131,10 @@ def read_file(
     if chosen.read_group is not None:
         from align.formats.grouping import read_grouped
 
+        before = len(faults or ())
         yield from read_grouped(path, chosen, store, told, progress)
+        if faults:  # the rows of a prompt were looked at together, wherever they stand
+            faults[before:] = sorted(faults[before:], key=lambda fault: fault.number)
         return
     if chosen.read is None:
         raise UserError(f"{path}: {chosen.name} is only written, not read")

@@ -521,6 +521,12 @@ def test_the_command_writes_json_and_page_and_tells_the_heat_map(tmp_path, capsy
     assert cell(report, "helpfulness")["value"] == round(r, 4)
     assert (out / "agreement.html").read_text().startswith("<!doctype html>")
     assert {file.name for file in out.iterdir()} == {"agreement.json", "agreement.html"}
+    assert report["files"] == ["annotated.jsonl", "human.json", "annotated.jsonl"]
+    called = "align agreement annotated.jsonl --human human.json --with annotated.jsonl"
+    assert report["command"] == called
+    page = (out / "agreement.html").read_text()
+    assert f"<code>{called}</code>" in page and "<title>agreement, annotated.jsonl" in page
+    assert str(tmp_path) not in page
 
 
 def test_the_command_for_machines_and_another_folder(tmp_path, capsys):

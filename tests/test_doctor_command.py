@@ -116,6 +116,19 @@ def test_broken_limits_end_with_exit_code_3(pairs: Path, capsys: pytest.CaptureF
     assert run(pairs, "--fail-on", "max_length_win_rate=0.8", "--fail-by", "interval") == 0  # 73.5% is not beyond 80%
 
 
+def test_what_was_examined_is_named_without_its_folder(pairs: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Question 1?\n")
+    run(pairs, "--against", f"mine={lines}", "--fail-on", "min_pairs=1")
+    folder = pairs.with_name("preference.jsonl.doctor")
+    found, page_text = report(folder), (folder / "doctor.html").read_text()
+    assert found["files"] == ["preference.jsonl"]
+    assert found["command"] == "align doctor preference.jsonl --against mine=lines.txt --fail-on min_pairs=1"
+    assert f"<code>{found['command']}</code>" in page_text and "<title>doctor, preference.jsonl" in page_text
+    assert "record, by its prompt’s id" in page_text
+    assert str(tmp_path) not in page_text + json.dumps(found)
+
+
 def test_for_machines(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(pairs, "--fail-on", "min_pairs=12", machine=True)
     (event,) = map(json.loads, capsys.readouterr().out.splitlines())
@@ -145,6 +158,10 @@ def test_bad_rows_are_counted_and_told(pairs: Path) -> None:
         (["FILE", "--against", "pope=FILE,nowhere"], "nowhere is not a folder"),
         (["FILE", "--ngram", "1"], "at least 2 words"),
         (["FILE", "--from", "vlrlhf"], "no format 'vlrlhf'"),
+        (["--fail-on", "max_ties=1", "min_pairs=1", "FILE"], "preference.jsonl: is a file.*FILE goes before --fail-on"),
+        (["--seed", "1"], "FILE goes first"),
+        (["FOLDER"], "is a folder; name the files in it, try align doctor .*preference.jsonl$"),
+        (["FOLDER/empty"], "is a folder; name the files in it, e.g. .*empty/preference.jsonl"),
         (["FILE", "--seed", "-1"], "--seed: -1; expected 0 or more"),
         (["FILE", "--out", "FILE"], r"--out: reports cannot be written to .*File exists"),
         (["FILE", "--out", "FILE/below/it"], r"--out: reports cannot be written to .*Not a directory"),
@@ -154,9 +171,10 @@ def test_bad_rows_are_counted_and_told(pairs: Path) -> None:
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(pairs: Path, arguments: list[str], said: str) -> None:
+    (pairs.parent / "empty").mkdir()
     before = sorted(pairs.parent.iterdir())
     with pytest.raises(UserError, match=said):
-        run(*(a.replace("FILE", str(pairs)) for a in arguments))
+        run(*(a.replace("FILE", str(pairs)).replace("FOLDER", str(pairs.parent)) for a in arguments))
     assert sorted(pairs.parent.iterdir()) == before
 
 

@@ -413,6 +413,25 @@ def test_each_layout_of_an_evaluation_set_is_read(tmp_path: Path) -> None:
     assert entry.texts == ("<image>\nWhat is it?",) and entry.images[0].dct is not None
 
 
+@pytest.mark.parametrize(
+    ("row", "name", "text"),
+    [
+        # tatsu-lab/alpaca_eval, alpaca_eval.json
+        (
+            {"dataset": "helpful_base", "instruction": "Who is she?", "output": "Ada.", "generator": "davinci"},
+            "row 1", "Who is she?",
+        ),
+        ({"question_id": 7, "image": "cat.jpg", "question": "What is it?", "answer": "a cat"}, "7", "What is it?"),
+        ({"id": "p3", "prompt": "Name a river.", "category": "geography"}, "p3", "Name a river."),
+    ],
+)  # fmt: skip
+def test_rows_that_hold_a_question_are_read(tmp_path: Path, row: dict[str, Any], name: str, text: str) -> None:
+    (tmp_path / "cat.jpg").write_bytes(jpeg(photo("chelsea"), 80))
+    (tmp_path / "set.json").write_text(json.dumps([row]))
+    (entry,) = load_set("s", tmp_path / "set.json", tmp_path)
+    assert (entry.id, entry.texts, len(entry.images)) == (name, (text,), int("image" in row))
+
+
 def test_our_own_benchmarks_are_read(tmp_path: Path) -> None:
     prepare(tmp_path)
     entries = load_set("own", tmp_path / "bench" / "test" / "pope.jsonl", tmp_path / "images")
@@ -424,7 +443,7 @@ def test_our_own_benchmarks_are_read(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ('{"foo": 1, "bar": 2}\n', "its first row has foo, bar"),
-        ('{"question_id": 1, "text": 5}\n', "set.jsonl:1: expected `text`"),
+        ('{"question_id": 1, "text": 5}\n', "set.jsonl:1: expected text or question or prompt"),
         ('{"question_id": 1, "turns": ["a"]}\n{"question_id": 2, "turns": "a"}\n', "set.jsonl:2: expected `turns`"),
         ("", "empty"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,20 @@ def run(options: argparse.Namespace, console: Console) -> int:
     except UserError as error:
         raise UserError(*(f"{path}: {fault}" for fault in error.faults)) from None
     _check_joined(report, path, options)
+    files = [Path(file).name for file in (options.file, options.human, options.other) if file]
+    report |= {"files": files, "command": _command(options)}
     made = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_files(out, {"agreement.html": agreement_page(report), "agreement.json": made})
     console.result(f"{agreement_text(report)}\nwritten to {out}", out=str(out), report=report)
     return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What was called, by the names of files without their folders, which are no one else's business."""
+    called = ["align", "agreement", Path(options.file).name]
+    for option, file in (("--human", options.human), ("--with", options.other)):
+        called += [option, Path(file).name] if file else []
+    return shlex.join([*called, *(["--score", options.score] if options.score else [])])
 
 
 def _check_joined(report: dict[str, Any], path: Path, options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,20 @@ EXAMPLES = """examples:
 
 thresholds of --fail-on (a figure that cannot be known breaks its limit; the limit itself is allowed):
 """
+AGAINST = (
+    "an evaluation set to look for. Read are: rows of question_id with text or turns (POPE, MT-bench); rows with "
+    "question, prompt or instruction (VQA, AlpacaEval); any format of align convert; our benchmark files; *.txt with one "
+    "question a line"
+)
+STAGES = {"annotate": "annotated.jsonl", "pairs": "preference.jsonl"}
+"""What the doctor reads of a run, by the stage that leaves it."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     from align.doctor.thresholds import table_text
 
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="annotated rows and pairs in any format, or a recipe and key=value"
+        "files", nargs="*", metavar="FILE", help="annotated rows and pairs in any format, or a recipe and key=value"
     )
     parser.add_argument(
         "--from",
@@ -41,9 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="what FILE is (default: its keys tell)",
     )
     parser.add_argument("--image-root", metavar="DIR", help="folder that image paths of FILE are relative to")
-    parser.add_argument(
-        "--against", action="append", default=[], metavar="NAME=FILE[,IMAGE_ROOT]", help="an evaluation set to look for"
-    )
+    parser.add_argument("--against", action="append", default=[], metavar="NAME=FILE[,IMAGE_ROOT]", help=AGAINST)
     parser.add_argument(
         "--ngram", type=int, action="append", metavar="N", help="words of an n-gram, the longest first (default: 13 8)"
     )
@@ -77,6 +83,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from align.report.folder import check_folder
 
     limits = read_limits(options.fail_on)
+    if not options.files:
+        raise UserError("which data? align doctor FILE…, e.g. align doctor preference.jsonl; FILE goes first")
     if options.seed < 0:
         raise UserError(f"--seed: {options.seed}; expected 0 or more")
     subject = _recipe(options) if _is_recipe(options.files[0]) else _files(options)
@@ -101,7 +109,18 @@ def run(options: argparse.Namespace, console: Console) -> int:
         collector.tables(), score=subject.score, leakage=[overlap.result() for overlap in sets], bad_rows=bad,
         limits=limits, by=options.fail_by, funnel=subject.funnel, seed=options.seed,
     )  # fmt: skip
+    report |= {"files": [path.name for path in subject.files], "command": _command(options, subject.files)}
     return _tell(report, out, console)
+
+
+def _command(options: argparse.Namespace, files: Sequence[Path]) -> str:
+    """What was called, by the names of files without their folders, which are no one else's business."""
+    called = ["align", "doctor", *(path.name for path in files)]
+    called += ["--from", options.form] if options.form != "auto" else []
+    for option in options.against:
+        name, file, _ = _named(option)
+        called += ["--against", f"{name}={Path(file).name}"]
+    return shlex.join([*called, *(["--fail-on", *options.fail_on] if options.fail_on else [])])
 
 
 def _tell(report: Mapping[str, Any], out: Path, console: Console) -> int:
@@ -139,8 +158,18 @@ def _is_recipe(name: str) -> bool:
 
 def _files(options: argparse.Namespace) -> _Subject:
     files = [Path(name) for name in options.files]
+    faults = [_folder_text(file) for file in files if file.is_dir()]
+    if faults:
+        raise UserError(*faults)
     out = files[0].with_name(f"{files[0].name}.doctor")
     return _Subject(files, out, Path(options.image_root) if options.image_root else None)
+
+
+def _folder_text(folder: Path) -> str:
+    """What to give instead of a folder: the pairs and ratings that lie in it or one below."""
+    there = sorted(f for name in STAGES.values() for f in (folder / name, *folder.glob(f"*/{name}")) if f.is_file())
+    said = f"try align doctor {' '.join(map(str, there))}" if there else f"e.g. {folder / STAGES['pairs']}"
+    return f"{folder}: is a folder; name the files in it, {said}"
 
 
 def _recipe(options: argparse.Namespace) -> _Subject:
@@ -149,8 +178,7 @@ def _recipe(options: argparse.Namespace) -> _Subject:
     from align.state import read_manifest
 
     recipe = load_recipe(options.files[0], options.files[1:])
-    wanted = {"annotate": "annotated.jsonl", "pairs": "preference.jsonl"}
-    files = [recipe.folder / s / name for s, name in wanted.items() if read_manifest(recipe.folder / s) is not None]
+    files = [recipe.folder / s / name for s, name in STAGES.items() if read_manifest(recipe.folder / s) is not None]
     if not files:
         raise UserError(
             f"{options.files[0]}: neither annotate nor pairs has run in {recipe.folder}; "
@@ -178,6 +206,13 @@ def _records(path: Path, form: str, gallery: Any, bad: list[str], console: Conso
         bad += map(str, faults)
 
 
+def _named(option: str) -> tuple[str, str, str]:
+    """NAME=FILE[,IMAGE_ROOT] in its parts; a comma may stand in the name of a file that there is."""
+    name, _, rest = option.partition("=")
+    file, comma, root = rest.rpartition(",")
+    return (name, rest, "") if not comma or Path(rest).exists() else (name, file, root)
+
+
 def _sets(options: argparse.Namespace, console: Console) -> list[Overlap]:
     """The evaluation sets, indexed. Raises `UserError` with what is wrong with an option."""
     from align.doctor.sets import load_set
@@ -185,11 +220,8 @@ def _sets(options: argparse.Namespace, console: Console) -> list[Overlap]:
 
     named: dict[str, tuple[Path, Path | None]] = {}
     for option in options.against:
-        name, equals, rest = option.partition("=")
-        file, comma, root = rest.rpartition(",")
-        if not comma or Path(rest).exists():
-            file, root = rest, ""
-        if not (name and equals and file) or name in named:
+        name, file, root = _named(option)
+        if not (name and file) or name in named:
             raise UserError(f"--against {option}: write NAME=FILE or NAME=FILE,IMAGE_ROOT, each NAME once")
         named[name] = (Path(file), Path(root) if root else None)
     sizes = tuple(options.ngram or SIZES)

@@ -38,7 +38,8 @@ CONSTANT = "one of the two is the same everywhere"
 def position_section(tables: Tables, scored: Scored, clusters: Clusters) -> dict[str, Any]:
     """`effect` is the headline: points between the best and the worst place; pairwise, share of "first" beyond half.
 
-    `by_chance`: what `effect` comes to where the place means nothing. `skipped`: annotations by people, whose ratings come without the order in which they saw the completions.
+    `by_chance`: what `effect` comes to where the place means nothing.
+    `skipped`: annotations by people, whose ratings come without the order in which they saw the completions.
     """
     first = tables.ratings["size"][tables.ratings["slot"] == 0]
     skipped = int((first == 0).sum())

@@ -6,6 +6,7 @@ Read are, told apart by the keys of the first row:
 
     our own benchmark rows      id, suite, prompt, questions                    (align/evaluate/benchmark.py)
     POPE                        question_id, image, text[, label]               (RUCAIBox/POPE, haotian-liu/LLaVA)
+    a question a row            question, prompt or instruction [, question_id or id, image]    (AlpacaEval, VQA)
     FastChat, MT-Bench          question_id, turns                              (lm-sys/FastChat, question.jsonl)
     everything `align convert` reads, and text files with one question a line (*.txt)
 
@@ -29,6 +30,9 @@ from align.overlap import Entry
 from align.prints import ImagePrint, file_name, fingerprint_of, read_print
 from annotate.errors import RecordError, UserError
 from annotate.records import Annotated, Example, Image, PreferencePair, Prompt
+
+ASKED = ("text", "question", "prompt", "instruction")
+"""Fields that hold the question, in rows of no format of `align convert`."""
 
 
 class Gallery:
@@ -108,6 +112,8 @@ def load_set(name: str, path: Path, image_root: Path | None) -> list[Entry]:
         return list(_lines(path))
     first = next((placed.value for placed in read_rows(path) if not placed.fault), None)
     read = _reader(first)
+    if read is None and _asked_in(first) and not _is_format(path):
+        read = _asked
     if read is None:
         try:
             form = format_of(path)
@@ -115,7 +121,8 @@ def load_set(name: str, path: Path, image_root: Path | None) -> list[Entry]:
             keys = ", ".join(map(str, first)) if isinstance(first, Mapping) else "no object"
             raise UserError(
                 f"{path}: not an evaluation set that can be read: its first row has {keys:.200}; expected question_id "
-                "with text or turns, a benchmark of ours, any format of `align convert`, or lines of text in *.txt"
+                "with text or turns, rows with question, prompt or instruction, a benchmark of ours, any format of "
+                "`align convert`, or lines of text in *.txt"
             ) from None
         return [_question(record, gallery) for record in read_file(path, form=form.name, images=gallery)]
     entries = []
@@ -123,7 +130,8 @@ def load_set(name: str, path: Path, image_root: Path | None) -> list[Entry]:
         try:
             if placed.fault or not isinstance(placed.value, Mapping):
                 raise RecordError(placed.fault or "expected an object")
-            entries.append(read(placed.value, gallery))
+            entry = read(placed.value, gallery)
+            entries.append(entry if entry.id else replace(entry, id=f"row {placed.number}"))
         except RecordError as error:
             raise UserError(f"{path}:{placed.number}: {error}") from None
     return entries
@@ -135,7 +143,7 @@ def _reader(first: Any) -> Any:
     if {"suite", "prompt", "questions"} <= first.keys():
         return _bench
     if "question_id" in first:
-        return _fastchat if "turns" in first else _pope if "text" in first else None
+        return _fastchat if "turns" in first else _asked if "text" in first else None
     return None
 
 
@@ -144,11 +152,25 @@ def _bench(row: Mapping[str, Any], gallery: Gallery) -> Entry:
     return _entry(found.id, tuple(question.text for question in found.questions), found.prompt.images, gallery)
 
 
-def _pope(row: Mapping[str, Any], gallery: Gallery) -> Entry:
-    text, image = row.get("text"), row.get("image")
-    if not isinstance(text, str) or not isinstance(image, str | None):
-        raise RecordError("expected `text`, and `image` where there is one, to be text")
-    return _entry(str(row.get("question_id")), (text,), (gallery.named(image),) if image else (), gallery)
+def _asked(row: Mapping[str, Any], gallery: Gallery) -> Entry:
+    key, image = _asked_in(row), row.get("image")
+    if not key or not isinstance(image, str | None):
+        raise RecordError(f"expected {' or '.join(ASKED)}, and `image` where there is one, to be text")
+    name = row.get("question_id", row.get("id", ""))
+    return _entry(str(name), (row[key],), (gallery.named(image),) if image else (), gallery)
+
+
+def _asked_in(row: Any) -> str | None:
+    """The field that a row's question stands in."""
+    return next((key for key in ASKED if isinstance(row, Mapping) and isinstance(row.get(key), str)), None)
+
+
+def _is_format(path: Path) -> bool:
+    try:
+        format_of(path)
+    except UserError:
+        return False
+    return True
 
 
 def _fastchat(row: Mapping[str, Any], gallery: Gallery) -> Entry:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 from align.calibration.figure import Figure, is_bounded, is_known, plain
@@ -143,12 +144,18 @@ THRESHOLDS: Mapping[str, Threshold] = {
 }  # fmt: skip
 
 
+FILE_FIRST = "is a file, not NAME=LIMIT; FILE goes before --fail-on: align doctor FILE --fail-on NAME=LIMIT"
+
+
 def read_limits(options: Sequence[str]) -> dict[str, float]:
     """`["max_ties=0.1"]` -> {"max_ties": 0.1}. Raises `UserError` with every unknown name and every bad number."""
     limits: dict[str, float] = {}
     faults = []
     for option in options:
         name, equals, text = option.partition("=")
+        if not equals and (Path(option).exists() or Path(option).suffix):
+            faults.append(f"--fail-on {option}: {FILE_FIRST}")
+            continue
         if name not in THRESHOLDS:
             near = get_close_matches(name, THRESHOLDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -42,16 +42,17 @@ def agreement_page(report: Json) -> str:
     """agreement.html."""
     who = [(f"{w['backend']} {w['model']}", f"{w['annotations']:,} annotations") for w in report["annotators"]]
     known = [*who, ("prompts", f"{report['prompts']:,}"), ("preference score", " + ".join(report["score"]) or "–")]
+    called = f" Made by <code>{text(report['command'])}</code>." if "command" in report else ""
     body = (
         '<section id="agreement" class="calibration">\n<h1>Whom does the annotator agree with?</h1>\n'
-        f'<p class="lede">{text(LEDE)}</p>\n<div class="figures">\n'
+        f'<p class="lede">{text(LEDE)}{called}</p>\n<div class="figures">\n'
         + panel("The annotator", facts(known))
         + _human(report["human"])
         + _itself(report["itself"])
         + _other(report["other"])
         + "</div>\n</section>\n"
     )
-    return document("agreement", body)
+    return document(", ".join(["agreement", *report.get("files", ())]), body)
 
 
 def _human(found: Json) -> str:

@@ -26,7 +26,7 @@ LEDE = (
 
 def doctor_page(report: Json) -> str:
     """doctor.html: the section as a document of its own."""
-    return document("doctor", doctor_html(report))
+    return document(", ".join(["doctor", *report.get("files", ())]), doctor_html(report))
 
 
 def doctor_html(report: Json) -> str:
@@ -38,11 +38,15 @@ def doctor_html(report: Json) -> str:
     )  # fmt: skip
     return (
         '<section id="doctor" class="calibration doctor">\n<h2>What is wrong with the data?</h2>\n'
-        f'<p class="lede"><b>{text(headline(report))}.</b> {text(LEDE)}</p>\n'
+        f'<p class="lede"><b>{text(headline(report))}.</b> {text(LEDE)}{_called(report)}</p>\n'
         f'<ul class="findings">\n{made}</ul>\n<div class="figures">\n'
         + "".join(part(report) for part in parts)
         + "</div>\n</section>\n"
     )
+
+
+def _called(report: Json) -> str:
+    return f" Made by <code>{text(report['command'])}</code>." if "command" in report else ""
 
 
 # --------------------------------------------------------------------------------------------------------- the parts
@@ -282,7 +286,7 @@ def _leaked(found: Json) -> str:
         notes.append(
             f"{words['exact_only']:,} questions are too short, or too much alike, for n-grams: equal text only"
         )
-    head = ["question", "record", "text", "share", "image", "words"]
+    head = ["question", "record, by its prompt’s id", "text", "share", "image", "words"]
     lines = [
         [f["item"], f["record"] or "–", f["text"] or "–", f"{f['share']:.0%}", _image(f), f["evidence"]]
         for f in found["findings"][:25]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,24 @@ from doctored import Record, call, completion_of, pair, points, prompt_of, rated
 
 from align.doctor import verdict_text
 from align.doctor.thresholds import THRESHOLDS, check_limits, read_limits, table_text
-from align.doctor.words import LEVELS, LINES, WIDTH, findings, limit_text
-from align.overlap import Entry, Overlap
+from align.doctor.words import FEWEST, LEVELS, LINES, WIDTH, findings, limit_text
+from align.overlap import MIN_SHARE, SIZES, Entry, Overlap
+from align.prints import DISTANCE
 from align.report.doctor import doctor_html, doctor_page
 from annotate.errors import UserError
 from annotate.records import Annotated, Rating
 
 NASTY = '<script>alert("x")</script><img src=http://evil.example/x.png>'
+
+
+def test_the_document_says_the_numbers_of_the_code() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
+    said = " ".join(page.split())
+    assert f"from fewer than {FEWEST} prompts" in said
+    assert f"at least {MIN_SHARE:.0%} of the n-grams" in said
+    assert "of {} words, of {} where".format(*SIZES) in said
+    assert f"differ in {DISTANCE} bits" in said
+    assert all(f"| `{name}` |" in page for name in THRESHOLDS)
 
 
 def searched(name: str = "pope", item: str = "q", text: str = "Question 1?") -> dict[str, Any]:

@@ -27,8 +27,8 @@ thresholds of --fail-on (a figure that cannot be known breaks its limit; the lim
 """
 AGAINST = (
     "an evaluation set to look for. Read are: rows of question_id with text or turns (POPE, MT-bench); rows with "
-    "question, prompt or instruction (VQA, AlpacaEval); any format of align convert; our benchmark files; *.txt with one "
-    "question a line"
+    "question, prompt or instruction (VQA, AlpacaEval); any format of align convert; our benchmark files; *.txt with "
+    "one question a line"
 )
 STAGES = {"annotate": "annotated.jsonl", "pairs": "preference.jsonl"}
 """What the doctor reads of a run, by the stage that leaves it."""
@@ -220,10 +220,10 @@ def _sets(options: argparse.Namespace, console: Console) -> list[Overlap]:
 
     named: dict[str, tuple[Path, Path | None]] = {}
     for option in options.against:
-        name, file, root = _named(option)
-        if not (name and file) or name in named:
+        name, path, below = _named(option)
+        if not (name and path) or name in named:
             raise UserError(f"--against {option}: write NAME=FILE or NAME=FILE,IMAGE_ROOT, each NAME once")
-        named[name] = (Path(file), Path(root) if root else None)
+        named[name] = (Path(path), Path(below) if below else None)
     sizes = tuple(options.ngram or SIZES)
     if min(sizes) < 2 or not 0 <= options.image_distance <= 32:
         raise UserError("--ngram: at least 2 words; --image-distance: 0 to 32 bits")

@@ -238,13 +238,16 @@ class Pairs:
         "completions that reached max_new_tokens: the annotator saw and scored them so; drop takes away the longest",
     )
     fraction: float = option(
-        1.0, "seeded, nested subset of the prompts with pairs (data-scaling curve)", above=0, high=1
+        1.0,
+        "about this share of the prompts, the same in all training sets: a seeded, nested draw (data-scaling curve)",
+        above=0,
+        high=1,
     )
     flip: float = option(0.0, "share of pairs with chosen and rejected swapped (label-noise ablation)", low=0, high=1)
     also: tuple[str, ...] = option(
         (),
-        "further files of preferences or ratings, in any format: their pairs join preference.jsonl. Ready pairs are "
-        "taken as they are (but for fraction and flip), ratings are paired by this block's rule",
+        "in a recipe only: further files of preferences or ratings, in any format; their pairs join preference.jsonl. "
+        "Ready pairs are taken as they are (but for fraction and flip), ratings are paired by this block's rule",
         operational=True,
     )
     steerlm: Literal["all", "best"] = option(

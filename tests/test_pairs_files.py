@@ -202,6 +202,37 @@ def test_files_from_a_bare_annotation_file(tmp_path):
     assert json.loads((out / "conditioning.json").read_text()) == compiled.files["conditioning.json"]
 
 
+def test_the_funnel_is_told_in_words_and_kept_in_figures(tmp_path, capsys):
+    source, out = Path(__file__).parent / "pairs_golden/annotated.jsonl", tmp_path / "out"
+    assert main(["pairs", str(source), str(out), "length_gap=balance", "flip=0.2", "-q"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "10 prompts annotated -> 8 rated -> 7 apart by the margin -> 6 kept",
+        "without a pair: 1 completions_missing, 1 filtered, 1 no_margin, 1 unrated (failures.jsonl)",
+        "6 pairs; 1 of them flipped; 1 more left out by length_gap; chosen minus rejected is at least -2 characters",
+        "preference 6 rows of 6 prompts, steerlm 28 rows of 9 prompts, rejection 9 rows of 9 prompts",
+        f"written to {out}",
+    ]
+    funnel = json.loads((out / "funnel.json").read_text())
+    assert funnel["pairs"] == {
+        "by_rule": 7, "length_gap": 1, "made": 6, "flipped": 1, "length_gap_bounds": [-2, None],
+    }  # fmt: skip
+    assert (out / "preference.jsonl").read_text().count(", flipped") == 1
+    assert main(["pairs", str(source), str(out), "length_gap=balance", "flip=0.2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["funnel"] == funnel
+
+
+def test_the_card_speaks_of_what_is_there(tmp_path):
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    build_files(tmp_path / "annotated.jsonl", tmp_path / "a", Pairs(length_gap=(None, 40)), 0)
+    card = (tmp_path / "a" / "card.md").read_text()
+    assert "None" not in card and "| also |" not in card and "``" not in card
+    assert "| max_pairs | none |" in card and "| length_gap | `open, 40` |" in card
+    assert "there is none; `conditioning.json` holds what the\nSteerLM model" in card
+    build_files(tmp_path / "annotated.jsonl", tmp_path / "b", Pairs(sets=("preference",)), 0)
+    card = (tmp_path / "b" / "card.md").read_text()
+    assert "conditioning.json" not in card and "why there is none.\n" in card
+
+
 def test_files_are_written_all_or_none(tmp_path):
     source, out = tmp_path / "annotated.jsonl", tmp_path / "out"
     write_records(source, HAND)

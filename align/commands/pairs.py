@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Training sets from a file of ratings of any format: `align pairs FILE OUTDIR [min_margin=3 ...]`."""
+    from align.pairs.account import in_words
     from align.pairs.build import build_files
 
     if not options.changes or "=" in options.changes[0]:
@@ -64,8 +64,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise KeyboardInterrupt("nothing was written") from None
     finally:
         bar.close()
-    text = json.dumps(funnel, indent=1, ensure_ascii=False)
-    console.result(f"{text}\nwritten to {outdir}", outdir=outdir, funnel=funnel)
+    console.result(f"{in_words(funnel)}\nwritten to {outdir}", outdir=outdir, funnel=funnel)
     return 0
 
 

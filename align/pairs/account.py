@@ -6,7 +6,9 @@
 
 `rated`: two completions or more can be compared. `margin`: two that say different things differ by the margin. `kept`:
 not left out by `ties: skip` or `fraction`. `widest_difference`: whole points between best and worst -> prompts. The
-difference between two neighbours is explained by `failures`.
+difference between two neighbours is explained by `failures`. `pairs`: those that the rule gives, less those that
+`max_pairs` and `length_gap` take away, are those made; with `flip` how many of them are turned round, with
+`length_gap` between which bounds (those that were found, where it is balanced).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 from align.pairs.sets import LOST_BEFORE, STEPS, Made
 from align.settings import Pairs
 from annotate.errors import UserError
-from annotate.records import Failure, Reason
+from annotate.records import Failure, PreferencePair, Reason
 
 REMEDIES: Mapping[Reason, str] = {
     Reason.COMPLETIONS_MISSING: "Have two completions or more of a prompt (sample.n)",
@@ -51,6 +53,8 @@ class Account:
         self.failed: Counter[tuple[str, Reason]] = Counter()
         self.left_out: Counter[str] = Counter()
         """Option -> pairs that the rule gives and it takes away."""
+        self.flipped = Counter[str]()
+        """Pairs of the set of preferences that were turned round, below "flipped"."""
         self.rated_for: set[str] = set()
         """What the prompts are rated for that are not rated for the score."""
 
@@ -65,6 +69,9 @@ class Account:
                     lost = first.reason
             else:
                 self.rows[name] += len(rows)
+                if name == "preference" and self.settings.flip:
+                    turned = (isinstance(row, PreferencePair) and row.rule.endswith(", flipped") for row in rows)
+                    self.flipped["flipped"] += sum(turned)
                 self.fruitful[name] += 1
         self.ended[made.source, lost] += 1
         self.rated_for |= made.rated_for
@@ -75,7 +82,7 @@ class Account:
 
     def update(self, part: Account) -> None:
         """Add the account of another part of the same file."""
-        for name in ("ended", "widest", "rows", "fruitful", "failed", "left_out", "rated_for"):
+        for name in ("ended", "widest", "rows", "fruitful", "failed", "left_out", "flipped", "rated_for"):
             getattr(self, name).update(getattr(part, name))
 
     @property
@@ -92,11 +99,18 @@ class Account:
         return self._counts(self._sources())
 
     def to_json(self) -> dict[str, Any]:
+        gap = self.settings.length_gap
         return {
             "total": self.total(),
             "sources": {source: self._counts({source}) for source in sorted(self._sources())},
             "failures": self.failures,
-            "pairs": {"by_rule": self.pairs + self.left_out.total(), **self.left_out, "made": self.pairs},
+            "pairs": {
+                "by_rule": self.pairs + self.left_out.total(),
+                **self.left_out,
+                "made": self.pairs,
+                **({"flipped": self.flipped["flipped"]} if self.settings.flip else {}),
+                **({"length_gap_bounds": list(gap)} if isinstance(gap, tuple) else {}),
+            },
             "widest_difference": {str(points): n for points, n in sorted(self.widest.items())},
             "sets": {
                 name: {"rows": self.rows[name], "prompts": self.fruitful[name], "failures": self._failures(name)}
@@ -161,3 +175,24 @@ class Account:
         return (
             f"completions are not rated for all of {wanted} but for {known}; name those that count: score='[{known}]'"
         )
+
+
+def in_words(funnel: Mapping[str, Any]) -> str:
+    """The funnel in a few lines, for people."""
+    total, pairs = funnel["total"], funnel["pairs"]
+    words = {"annotated": "prompts annotated", "rated": "rated", "margin": "apart by the margin", "kept": "kept"}
+    lines = [" -> ".join(f"{total[step]:,} {word}" for step, word in words.items())]
+    if funnel["failures"]:
+        lost = ", ".join(f"{n:,} {reason}" for reason, n in funnel["failures"].items())
+        lines.append(f"without a pair: {lost} (failures.jsonl)")
+    made = [f"{pairs['made']:,} pairs"]
+    if "flipped" in pairs:
+        made.append(f"{pairs['flipped']:,} of them flipped")
+    made += [f"{pairs[name]:,} more left out by {name}" for name in ("max_pairs", "length_gap") if pairs.get(name)]
+    if "length_gap_bounds" in pairs:
+        low, high = pairs["length_gap_bounds"]
+        ends = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
+        made.append(f"chosen minus rejected is {' and '.join(ends) or 'any number of'} characters")
+    lines.append("; ".join(made))
+    sets = (f"{name} {of['rows']:,} rows of {of['prompts']:,} prompts" for name, of in funnel["sets"].items())
+    return "\n".join([*lines, ", ".join(sets)])

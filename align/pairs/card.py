@@ -22,8 +22,7 @@ records are described in `annotate/records.py`.
 | file | rows | prompts | for |
 |-|-|-|-|
 {sets}
-`failures.jsonl` says of every prompt without a pair why there is none; `conditioning.json` holds what the SteerLM model
-is prompted with at inference.
+`failures.jsonl` says of every prompt without a pair why there is none{conditioning}.
 
 ## From prompts to pairs
 
@@ -40,6 +39,7 @@ is prompted with at inference.
 The scores are one annotator's, under one rubric; the texts are the sampled model's own. Both carry their makers' biases
 and licences. Before training, look at how often the longer completion is the chosen one.
 """
+CONDITIONING = "; `conditioning.json` holds what the\nSteerLM model is prompted with at inference"
 
 
 def dataset_card(funnel: Mapping[str, Any], settings: Pairs) -> str:
@@ -51,18 +51,23 @@ def dataset_card(funnel: Mapping[str, Any], settings: Pairs) -> str:
             f"| `{name}.jsonl` | {made['rows']} | {made['prompts']} | {SETS[name].purpose} |\n"
             for name, made in funnel["sets"].items()
         ),
+        conditioning=CONDITIONING if "steerlm" in funnel["sets"] else "",
         steps=" | ".join(steps),
         rules="-|" * len(steps),
         sources="".join(
             f"| {_cell(source or '(none)')} | {' | '.join(str(by[step]) for step in steps)} |\n"
             for source, by in counts.items()
         ),
-        options="".join(f"| {name} | `{_cell(value)}` |\n" for name, value in asdict(settings).items()),
+        options="".join(
+            f"| {name} | {'none' if value is None else f'`{_cell(value)}`'} |\n"
+            for name, value in asdict(settings).items()
+            if value != ()
+        ),
     )
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         value = tuple(f"{name}: {weight:g}" for name, weight in value.items())
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join("open" if one is None else str(one) for one in value) if isinstance(value, tuple) else str(value)
     return text.replace("|", "\\|").replace("\n", "\\n")

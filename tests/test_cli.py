@@ -305,6 +305,8 @@ def test_env_names_what_is_missing_and_the_command(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     packages = wanted_packages()
     assert {"numpy", "torch", "trl", "matplotlib", "google-genai"} <= {row["name"] for row in packages}
+    assert {"pyarrow", "datasets"} <= {row["name"] for row in packages if row["extra"] == "formats"}
+    assert "\nhub            offline: HF_HUB_OFFLINE is set\n" in ended.stdout
     for row in packages:
         if row["fault"]:
             assert f"{row['name']}: {row['fault']}" in ended.stdout

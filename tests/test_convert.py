@@ -140,6 +140,22 @@ def test_mistakes_are_told(
     assert says in capsys.readouterr().err and not Path("b.json").exists()
 
 
+def test_what_is_lost_by_way_of_another_format_is_what_the_page_says(tmp_path: Path) -> None:
+    by_hand = pair("What is it?", None, "A cat.", "A dog.")
+    better = Completion.of(prompt_id=by_hand.prompt.id, model="llava", index=3, text="A cat.")
+    ours = PreferencePair.of(
+        prompt=by_hand.prompt, chosen=better, rejected=by_hand.rejected, margin=2.0, rule="best", evidence=("a0",)
+    )
+    write_records(tmp_path / "ours.jsonl", [ours])
+    assert run("convert", tmp_path / "ours.jsonl", tmp_path / "other.json", "--to", "vl_rlhf", "-q") == 0
+    assert run("convert", tmp_path / "other.json", tmp_path / "again.jsonl", "--to", "mmalign", "-q") == 0
+    (again,) = read_records(tmp_path / "again.jsonl", PreferencePair)
+    assert again.prompt.id == ours.prompt.id
+    assert (again.chosen.text, again.rejected.text) == (ours.chosen.text, ours.rejected.text)
+    assert (again.margin, again.rule, again.evidence) == (None, "vl_rlhf", ())
+    assert again.id != ours.id and again.chosen.id != ours.chosen.id
+
+
 def test_rows_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/b\.json: cannot be written"):

@@ -16,7 +16,7 @@ from align.base import SHIPPED
 from align.console import Console
 from annotate.backends.registry import installed
 
-_ORDER = ("train", "report", "demo", "gemini", "openai", "gemini-legacy", "qlora", "ray")
+_ORDER = ("train", "report", "demo", "formats", "gemini", "openai", "gemini-legacy", "qlora", "ray")
 
 
 def check(options: argparse.Namespace, console: Console) -> int:
@@ -94,12 +94,18 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
 
 
+def _hub_is_off() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+
+
 def _machine() -> dict[str, str]:
     disk = shutil.disk_usage(".")
     found = {
         "cpu cores": str(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else str(os.cpu_count()),
         "disk free": f"{disk.free / 1e9:.1f} GB here",
-        "hub": "offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else "online",
+        "hub": "offline: HF_HUB_OFFLINE is set"
+        if _hub_is_off()
+        else "HF_HUB_OFFLINE is not set; the hub was not asked",
         "demo base": f"shipped in {SHIPPED}"
         if (Path(SHIPPED) / "base.json").is_file()
         else "not shipped: make demo-base",

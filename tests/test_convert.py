@@ -148,7 +148,8 @@ def test_what_is_lost_by_way_of_another_format_is_what_the_page_says(tmp_path: P
     )
     write_records(tmp_path / "ours.jsonl", [ours])
     assert run("convert", tmp_path / "ours.jsonl", tmp_path / "other.json", "--to", "vl_rlhf", "-q") == 0
-    assert run("convert", tmp_path / "other.json", tmp_path / "again.jsonl", "--to", "mmalign", "-q") == 0
+    back = ("--from", "vl_rlhf", "--to", "mmalign", "-q")
+    assert run("convert", tmp_path / "other.json", tmp_path / "again.jsonl", *back) == 0
     (again,) = read_records(tmp_path / "again.jsonl", PreferencePair)
     assert again.prompt.id == ours.prompt.id
     assert (again.chosen.text, again.rejected.text) == (ours.chosen.text, ours.rejected.text)

@@ -32,6 +32,9 @@ def check(options: argparse.Namespace, console: Console) -> int:
         bad = [row for row in rows if row["fault"]]
         base_ok = base_ok and not (bad and not extra)
         found = ", ".join(f"{row['name']} {row['version']}" for row in rows if not row["fault"])
+        if extra and packages and not rows:  # an editable installation keeps the list of extras it was made with
+            lines.append(f"{extra:14} unknown  to the installation: pip install -c constraints.txt {_target(extra)}")
+            continue
         lines.append(f"{extra or 'base':14} {'missing' if bad else 'ok':8} {found}")
         lines += [f"{'':14} {row['name']}: {row['fault']}" for row in bad]
         if bad:

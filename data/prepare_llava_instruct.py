@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from source_command import main
-from source_files import read_file
+from source_files import plain_or_zipped, read_file
 from sources import Excluded, Hub, Part, Raw, Row, Source, id_of, made_unique, spoken, text_of
 
 from annotate.errors import RecordError
@@ -45,7 +45,7 @@ def read(raw: Raw, part_type: str) -> Iterator[Row | Excluded]:
 
 def unpack(path: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a file, those of a union with the type that the type files beside it give them."""
-    types = {} if path.name in TYPE_FILES.values() else _types(path.parent)
+    types = {} if _has_a_type(path) else _types(path.parent)
     for place, raw in read_file(path):
         if types and isinstance(raw, dict) and (key := _key(raw)):
             raw["type"] = types.get(key, "unknown")
@@ -53,9 +53,13 @@ def unpack(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def beside(path: Path) -> Iterable[Path]:
-    if path.name in TYPE_FILES.values():
+    if _has_a_type(path):
         return ()
-    return [file for name in TYPE_FILES.values() if (file := path.parent / name).is_file()]
+    return [file for name in TYPE_FILES.values() if (file := plain_or_zipped(path.parent / name)).is_file()]
+
+
+def _has_a_type(path: Path) -> bool:
+    return path.name.removesuffix(".gz") in TYPE_FILES.values()
 
 
 @cache
@@ -63,8 +67,9 @@ def _types(folder: Path) -> Mapping[int, str]:
     """Hash of (id, first question) -> type, of every row of the type files in the folder."""
     found: dict[int, str] = {}
     for type_, name in TYPE_FILES.items():
-        if (folder / name).is_file():
-            for _, raw in read_file(folder / name):
+        file = plain_or_zipped(folder / name)
+        if file.is_file():
+            for _, raw in read_file(file):
                 if isinstance(raw, dict) and (key := _key(raw)):
                     found[key] = type_
     return found

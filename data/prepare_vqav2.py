@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 from source_command import main
-from source_files import json_items
+from source_files import json_items, plain_or_zipped
 from sources import Hub, Part, Raw, Row, Source, embedded, id_of, list_of, number_of, optional_text, text_of
 from sources import with_image_first as shown
 
@@ -63,7 +63,7 @@ class _Answer(msgspec.Struct):
 
 
 def beside(path: Path) -> Iterable[Path]:
-    return (path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations")),)
+    return (plain_or_zipped(path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))),)
 
 
 def unpack(path: Path) -> Iterator[tuple[str, Any]]:

@@ -226,6 +226,8 @@ def prepare(source: Source, options: argparse.Namespace, console: Console) -> No
 
         collect(source, watched(), candidates, counts, types=options.types, seed=options.seed)
         bar.close()
+        if options.balanced:
+            _refuse_one_side(source, options, counts)
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch) if options.dry_run and options.image_dir else options.root
             inside = bool(options.image_dir)
@@ -235,6 +237,17 @@ def prepare(source: Source, options: argparse.Namespace, console: Console) -> No
                 _write(source, options, console, origin, taking, candidates)
             finally:
                 store.clear()
+
+
+def _refuse_one_side(source: Source, options: argparse.Namespace, counts: Counts) -> None:
+    """As many of each type: of each there must be some."""
+    wanted = options.types or [name for name in source.types if name != "unknown"]
+    if missing := [name for name in wanted if not counts.eligible[name]]:
+        read = ", ".join(f"{n} {name or 'of no type'}" for name, n in sorted(counts.eligible.items())) or "none at all"
+        raise UserError(
+            f"--balance: no row is {' or '.join(missing)} (rows read: {read}); add the files that hold some, or name "
+            "the types to balance with --type"
+        )
 
 
 def _taking(source: Source, options: argparse.Namespace, counts: Counts, store: Store, console: Console) -> Taking:

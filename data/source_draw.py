@@ -352,8 +352,13 @@ class Taking:
             head = f"{len(bad)} row(s) cannot be used; nothing was written. --invalid skip goes on without them"
             raise UserError(head, *bad)
         taken = self.counts.taken.total()
+        why = "; ".join(f"{k} {reason}" for reason, k in self.counts.unusable.items())
+        if not taken:
+            left = f"none of {self.counts.eligible.total()} eligible rows could be taken"
+            excluded = "; ".join(f"{k} {reason}" for reason, k in self.counts.excluded.items())
+            advice = f" ({why}); check --image-root" if why else f" ({excluded})" if excluded else ""
+            raise UserError(f"{left}{advice}; nothing was written", *bad[:5])
         if self.n is not None and taken < self.n:
-            why = "; ".join(f"{k} {reason}" for reason, k in self.counts.unusable.items())
             tried = taken + self.counts.unusable.total() + self.counts.duplicates
             advice = (
                 f"{tried} were tried, then it was given up; is --image-root the right folder?"

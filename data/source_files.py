@@ -37,7 +37,7 @@ def find_files(source: Source, subset: str, given: Path) -> tuple[list[Found], l
     absent: list[str] = []
     missing: list[str] = []
     for part in parts:
-        matches = next((m for m in (sorted(given.glob(pattern)) for pattern in part.files) if m), [])
+        matches = next((m for m in (sorted(given.glob(pattern)) for pattern in _zipped_too(part.files)) if m), [])
         found += [(part, path) for path in matches]
         if not matches:
             (missing if part.required else absent).append(" or ".join(part.files))
@@ -53,7 +53,21 @@ def find_files(source: Source, subset: str, given: Path) -> tuple[list[Found], l
 
 def _part_of(parts: tuple[Part, ...], file: Path) -> Part:
     """The part whose pattern fits the file's name; the first part if it was renamed."""
-    return next((p for p in parts if any(file.match(Path(pattern).name) for pattern in p.files)), parts[0])
+    return next((p for p in parts if any(file.match(Path(name).name) for name in _zipped_too(p.files))), parts[0])
+
+
+def _zipped_too(patterns: Iterable[str]) -> list[str]:
+    """Each pattern, and behind it that of the same file as `.gz`."""
+    given = list(patterns)
+    return [
+        found for name in given for found in (name, *([f"{name}.gz"] if name.endswith((".json", ".jsonl")) else []))
+    ]
+
+
+def plain_or_zipped(path: Path) -> Path:
+    """The file, or the one that is there with `.gz` or without it."""
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
+    return other if other.is_file() and not path.is_file() else path
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -158,6 +158,23 @@ def test_human_preference_keeps_both_answers_and_the_choice(tmp_path: Path) -> N
     assert (meta["preference"], meta["hallucination"]) == (2, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "options"),
+    [
+        ("squad", FIXTURES / "squad", []),
+        ("vqav2", FIXTURES / "vqav2", ["--image-root", str(IMAGES), "--image-prefix", "coco/train2014"]),
+        ("llava_instruct", FIXTURES / "llava_instruct", ["--subset", "150k", "--image-root", str(TRAIN2017)]),
+    ],
+)
+def test_zipped_files_are_found_in_their_folder(name: str, folder: Path, options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for file in folder.glob("*.json"):
+        (tmp_path / "in" / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    assert prepare(name, tmp_path / "a.jsonl", "--folder", folder, *options) == 0
+    assert prepare(name, tmp_path / "b.jsonl", "--folder", tmp_path / "in", *options) == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
 def test_human_preference_drops_a_last_empty_answer(tmp_path: Path) -> None:
     (row, *_) = fixture("human_preference", "llava_7b_v1_preference.json")
     asked = row["conversations"]

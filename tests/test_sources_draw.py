@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ def test_balance_takes_as_many_of_each_type_and_is_nested_too(tmp_path: Path) ->
     assert [polarity for _, polarity in sixty] == ["negative", "positive"] * 30
     assert prepare("lrv", out, *options, "--n", "20") == 0
     assert [record["id"] for record in records(out)] == [prompt_id for prompt_id, _ in sixty[:20]]
+
+
+def test_balance_of_one_side_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"image_id": "2392588", "question": "Is there a 7?", "answer": "No.", "task": "negative"}
+    (tmp_path / "filter_cap1.json").write_text(json.dumps([row]))
+    options = ("--folder", tmp_path, "--image-root", IMAGES / "lrv", "--balance", "--n", "1")
+    assert prepare("lrv", tmp_path / "out.jsonl", *options) == 2
+    assert "--balance: no row is positive (rows read: 1 negative); add the files" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+    assert prepare("lrv", tmp_path / "out.jsonl", *options, "--type", "negative") == 0
 
 
 def test_one_type_alone(tmp_path: Path) -> None:
@@ -189,6 +200,15 @@ def test_unusable_images_are_skipped_counted_and_replaced(tmp_path: Path) -> Non
     assert counts["taken"] + counts["not_drawn"] + sum(counts["unusable"].values()) == counts["eligible"] == 8
     failures = records(out.with_name("out.jsonl.failures.jsonl"))
     assert len(failures) == sum(counts["unusable"].values())
+
+
+def test_no_image_at_all_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    options = ("--image-root", tmp_path / "images", "--invalid", "skip")
+    assert prepare("vqav2", tmp_path / "out.jsonl", "--folder", FIXTURES / "vqav2", *options) == 2
+    told = capsys.readouterr().err
+    assert re.match(r"none of (\d) eligible rows could be taken \(\1 image_missing\); check --image-root;", told)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_too_few_is_said_not_silently_fewer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help setup setup-dev demo demo-base demo-seeds demo-data demo-base-data test test-slow check bench docs clean $(STAGES) \
-        run status estimate verify env
+        run sweep status estimate verify env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,7 +61,7 @@ demo-seeds: demo-base-data  ## three full seeds; writes the numbers of recipes/R
 $(STAGES): $(VENV)/.setup $(if $(findstring recipes/demo_base,$(RECIPE)),demo-base-data,$(if $(findstring recipes/demo,$(RECIPE)),demo-data))
 	$(ALIGN) $@ $(RECIPE) $(SET)
 
-run status estimate: $(VENV)/.setup
+run sweep status estimate: $(VENV)/.setup
 	$(ALIGN) $@ $(RECIPE) $(SET)
 
 verify: $(VENV)/.setup

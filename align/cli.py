@@ -98,6 +98,11 @@ VERBS = {
         run="align.commands.agreement:run",
         takes="own",
     ),
+    "sweep": Verb(
+        help="a recipe at many values of its options, and one table of them",
+        run="align.commands.sweep:run",
+        takes="own",
+    ),
     "env": Verb(
         help="check the installation",
         run="align.commands.env:check",

@@ -181,7 +181,7 @@ def _heard() -> Iterator[None]:
 
 def _work(pipe: Connection) -> None:
     """What a worker does: results for places of the items it was told of, until it is killed."""
-    _begin()
+    begin()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group it is for the parent too
     work: Callable[[Any], Any] = len
     items: Sequence[Any] = ()
@@ -198,7 +198,7 @@ def _work(pipe: Connection) -> None:
             pipe.send(answer)
 
 
-def _begin() -> None:
+def begin() -> None:
     """In a new worker: the terminal's Ctrl-C is for the parent, who says when to stop; no parent, no work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from queue import Queue
 
 from align.sample.worker import Job, Sampler, make_sampler
-from align.workers import _begin
+from align.workers import begin
 from annotate.errors import MmalignError
 from annotate.records import Prompt
 from annotate.stage import Line
@@ -84,7 +84,7 @@ _sampler: Sampler | None = None
 def _start(job: Job, shares: Queue[str], threads: int) -> None:
     """In a new process, before it touches a GPU."""
     global _job
-    _begin()
+    begin()
     os.environ["CUDA_VISIBLE_DEVICES"] = shares.get()
     import torch
 

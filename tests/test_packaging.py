@@ -64,7 +64,7 @@ def test_the_light_install_has_no_torch_and_builds_pairs_in_the_words_of_the_rea
     assert absent.returncode != 0
     shutil.copy(ROOT / "tests/formats/helpsteer.jsonl", tmp_path / "helpsteer.jsonl")
     (block,) = re.findall(r"<!-- pairs-alone -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    commands = [line.split("#")[0].split() for line in block.splitlines()]
+    commands = [words for line in block.splitlines() if (words := line.split("#")[0].split())]
     assert [words[0] for words in commands] == ["pip", "align", "align", "align"]
     for words in commands[1:]:
         done = subprocess.run([light / words[0], *words[1:]], cwd=tmp_path, capture_output=True, text=True)

@@ -168,7 +168,8 @@ def _parquet_rows(path: Path, progress: Progress) -> Iterator[Placed]:
 
     numbers = count(1)
     try:
-        with parquet.ParquetFile(path) as file:
+        # in small reads: by default a whole row group, often the whole file, is held
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as file:
             total = file.metadata.num_rows
             for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
                 number = 0

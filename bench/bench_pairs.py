@@ -62,9 +62,7 @@ Results = dict[str, list[Run]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--full", action="store_true", help="250,000 prompts; the loop once, on flat.jsonl, the others 3 times"
-    )
+    parser.add_argument("--full", action="store_true", help="250,000 prompts; the loop once, the others 3 times")
     parser.add_argument("--prompts", type=int, help="default: 12,500, or 250,000 with --full")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loops", type=int, default=1, help="repeats of the per-group loop (0: leave it out)")
@@ -89,8 +87,7 @@ def measured(folder: Path, prompts: int, repeats: int, loops: int) -> tuple[str,
     for name, about in FILES.items():
         if not (folder / name).exists():
             continue
-        # notebooks read flat JSON Lines: there the loop runs, minutes long
-        results = contest(folder / name, truth, repeats, loops if name == "flat.jsonl" else 0)
+        results = contest(folder / name, truth, repeats, loops)
         before = {who: run(who, small / name, small / "out").peak_mb for who in (ONE, TWO)}
         sections.append(section(f"{name}: {about}", prompts, folder / name, results, before))
         figures[name] = {"runs": as_json(results), f"peak_mb_at_{SMALL}_prompts": before}

@@ -37,17 +37,17 @@ class ImageStore:
 
     def named(self, path: str) -> Image:
         """An image by its path. Raises `RecordError` where it is no usable image below the root."""
+        if self.root is None:  # nothing to look up, and nothing to remember
+            return Image(path=path, sha256=UNOPENED + path)
         found = self.known.get(path)
         if found is None:
-            found = self.known[path] = self._looked_up(path)
+            found = self.known[path] = self._looked_up(self.root, path)
         if isinstance(found, str):
             raise RecordError(f"image {path!r}: {found}")
         return found
 
-    def _looked_up(self, path: str) -> Image | str:
-        if self.root is None:
-            return Image(path=path, sha256=UNOPENED + path)
-        checked = check_image(self.root, path, max_pixels=self.max_pixels)
+    def _looked_up(self, root: Path, path: str) -> Image | str:
+        checked = check_image(root, path, max_pixels=self.max_pixels)
         return checked.fault.replace("prompts.image_root", self.root_name) or Image(path=path, sha256=checked.sha256)
 
     def embedded(self, data: bytes, name: str = "") -> Image:

@@ -6,6 +6,7 @@ RECIPE ?= recipes/demo.yaml
 VENV   ?= .venv
 SET    ?=
 PIP_ARGS ?=
+JOBS   ?= 2
 
 BIN    := $(VENV)/bin
 ALIGN  := $(BIN)/align
@@ -73,14 +74,14 @@ env: $(VENV)/.setup
 # ------------------------------------------------------------------------------------------------- for developers
 
 test: export HF_HUB_OFFLINE = 1
-test: export OMP_NUM_THREADS = 2
-test: $(VENV)/.setup-dev  ## the test suite (minutes)
-	$(BIN)/python -m pytest
+test: export OMP_NUM_THREADS = 1
+test: $(VENV)/.setup-dev  ## the test suite (minutes), in JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: export HF_HUB_OFFLINE = 1
-test-slow: export OMP_NUM_THREADS = 2
+test-slow: export OMP_NUM_THREADS = 1
 test-slow: $(VENV)/.setup-dev  ## kills, wheels, browser
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
 check: $(VENV)/.setup-dev  ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

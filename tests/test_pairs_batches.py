@@ -1,10 +1,12 @@
 """The same builders over batches of lines, in processes of other tools: the same rows as in this one."""
 
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from pair_groups import A, B, C, D, annotated
+from ray_rows import rows_of
 
 from align.pairs import Pairs
 from align.pairs.batches import pairs_of_lines
@@ -46,15 +48,19 @@ def test_datasets_map_with_two_processes():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_ray_map_batches_with_two_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
+def test_ray_map_batches_with_two_workers(tmp_path: Path):
     write_records(tmp_path / "annotated.jsonl", ROWS)
-    ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
-    try:
-        lines = ray.data.read_text(str(tmp_path / "annotated.jsonl")).rename_columns({"text": "line"}).repartition(2)
-        rows = lines.map_batches(pairs_of_lines, fn_kwargs=HOW, batch_size=8, concurrency=2).take_all()
-    finally:
-        ray.shutdown()
+    rows = rows_of(
+        """
+import ray
+from align.pairs import Pairs
+from align.pairs.batches import pairs_of_lines
+
+lines = ray.data.read_text("annotated.jsonl").rename_columns({"text": "line"}).repartition(2)
+how = {"settings": Pairs(rejected="worst", min_margin=3), "seed": 5}
+rows = lines.map_batches(pairs_of_lines, fn_kwargs=how, batch_size=8, concurrency=2)
+""",
+        tmp_path,
+    )
     assert Counter((row["set"], row["line"]) for row in rows) == expected()

@@ -5,10 +5,12 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from pair_groups import NAMES
+from ray_rows import rows_of
 
 from align.cli import main
 from align.pairs import Pairs, conditioning
@@ -62,17 +64,9 @@ def test_the_code_for_datasets_runs(here):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_the_code_for_ray_runs(here, monkeypatch):
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
-    try:
-        namespace: dict = {}
-        exec(blocks("ray")[0], namespace)
-        rows = namespace["rows"].take_all()
-    finally:
-        ray.shutdown()
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
+def test_the_code_for_ray_runs(here):
+    rows = rows_of(blocks("ray")[0], here)
     assert {row["set"] for row in rows} == {"preference", "steerlm", "rejection", "failures"}
 
 

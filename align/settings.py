@@ -297,6 +297,16 @@ class Train:
         None, "tokens of a row, image tokens included; longer rows are refused, not cut", low=1
     )
     checkpoint_every: int = option(50, "optimizer steps between checkpoints", operational=True, low=1)
+    batches: Literal["auto", "mixed", "unimodal"] = option(
+        "auto",
+        "unimodal: rows with images and rows of text alone never share a batch, nor a step of several processes; "
+        "mixed: they come as they are drawn, so that every step learns from both. auto: mixed, but unimodal where the "
+        "model is spread over processes (FSDP, ZeRO-3), which would wait for each other for ever",
+    )
+    group_by_length: bool = option(
+        False,
+        "batches of rows of like length, in random order: less padding, but the rows of a step are more alike",
+    )
     sharing: Literal["auto", "off"] = option(
         "auto",
         "dpo: image and question are computed once for all completions of a batch that follow them, where the model "

@@ -182,11 +182,16 @@ def as_dataset(rows: Sequence[TrainRow], *, by_prompt: bool = False) -> Any:
     """
     from datasets import Dataset
 
+    numbers = items_of(rows, by_prompt=by_prompt)
+    return Dataset.from_dict({"images": [[] for _ in numbers], "row": numbers if by_prompt else list(range(len(rows)))})
+
+
+def items_of(rows: Sequence[TrainRow], *, by_prompt: bool) -> list[list[int]]:
+    """The rows of each item that the trainer shuffles: one, or all of a prompt."""
     groups: dict[Any, list[int]] = {}
     for n, row in enumerate(rows):
         groups.setdefault(row.prompt.id if by_prompt else n, []).append(n)
-    numbers = list(groups.values())
-    return Dataset.from_dict({"images": [[] for _ in numbers], "row": numbers if by_prompt else list(range(len(rows)))})
+    return list(groups.values())
 
 
 def _rows_of(rows: Sequence[TrainRow], items: Sequence[Mapping[str, Any]]) -> list[TrainRow]:

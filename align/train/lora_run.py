@@ -26,6 +26,7 @@ from align.train.lora_rows import (
     as_dataset,
     collate_examples,
     collate_preferences,
+    items_of,
     measure_rows,
 )
 from align.train.preflight import (
@@ -171,9 +172,10 @@ def _build_dpo(
     )
     shortcuts.fill(trainer, measured, loaded.encoder, tell)
     rehearse(trainer, tokens, [row.id for row in rows])
+    notes = shortcuts.notes | _plan_batches(trainer, rows, tokens, settings)
     kept = None if shortcuts.reference is None else shortcuts.reference.path
     trainer.add_callback(Watch(tell, check_dpo_start=True, reference=kept))
-    return trainer, shortcuts.notes
+    return trainer, notes
 
 
 def _build_sft(
@@ -192,7 +194,7 @@ def _build_sft(
     )
     rehearse(trainer, tokens, [row.id for row in rows])
     trainer.add_callback(Watch(tell, check_dpo_start=False))
-    return trainer, {}
+    return trainer, _plan_batches(trainer, rows, tokens, settings)
 
 
 def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: Any, **rest: Any) -> Any:
@@ -216,6 +218,31 @@ def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: An
     trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model())
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _plan_batches(trainer: Any, rows: Sequence[TrainRow], tokens: Sequence[int], settings: Train) -> dict[str, str]:
+    """Let the trainer follow a plan of ours where the settings or the machine want one, and say so for the card."""
+    from align.train.batches import Batches
+
+    items = items_of(rows, by_prompt=settings.batch_by == "prompts")
+    with_images = [bool(rows[numbers[0]].images) for numbers in items]
+    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    apart = settings.batches == "unimodal" or (settings.batches == "auto" and spread and len(set(with_images)) == 2)
+    if not apart and not settings.group_by_length:
+        return {}
+    if trainer.args.dataloader_drop_last:
+        raise UserError("trl.dataloader_drop_last: batches of one kind or of like length leave no row out; delete it")
+    plan = Batches(
+        kinds=with_images if apart else [True] * len(items),
+        tokens=tokens if settings.group_by_length else None,
+        size=trainer.args.per_device_train_batch_size,
+        processes=trainer.accelerator.num_processes,
+        seed=trainer.args.seed,
+    )
+    trainer.follow(plan)
+    told = ["of rows with images or of text alone"] * apart + ["of rows of like length"] * settings.group_by_length
+    again = f"; {plan.repeated} row(s) come twice in an epoch, so that every process has one" if plan.repeated else ""
+    return {"batches": ", ".join(told) + again}
 
 
 def _tokens(method: Method, settings: Train, measured: Measured, ahead: Ahead) -> list[int]:

@@ -31,6 +31,12 @@ from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 WEIGHTS = "adapter_model.safetensors"
 
 
+def _beside_defaults(settings: Train, *names: str) -> dict[str, Any]:
+    """Options that are newer than runs that exist: they count where they are used."""
+    used = {name: getattr(settings, name) for name in names}
+    return {name: value for name, value in used.items() if value != getattr(Train(), name)}
+
+
 class LoraWork:
     """One training. Light until `execute`: no torch."""
 
@@ -67,6 +73,7 @@ class LoraWork:
                 "max_length": s.max_length,
                 "trl": dict(s.trl),
                 **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
+                **_beside_defaults(s, "batches", "group_by_length"),
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
             }

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import DPOTrainer, SFTTrainer
 
+from align.train.batches import Batches
 from align.train.packing import share_prefixes
 from annotate.errors import UserError
 from annotate.stage import Progress
@@ -37,7 +39,45 @@ class _Silent:
         return None
 
 
-class PreferenceTrainer(_Silent, DPOTrainer):
+class _Planned:
+    """Batches as `align.train.batches` plans them, where there is a plan; else the trainer's own.
+
+    The plan is shared out by accelerate as any batch sampler is: of every `processes` batches, one to each process.
+    """
+
+    plan: Batches | None = None
+
+    def follow(self, plan: Batches) -> None:
+        self.plan = plan
+        self.add_callback(_Epochs(plan))  # type: ignore[attr-defined]
+
+    def get_train_dataloader(self) -> Any:
+        if self.plan is None:
+            return super().get_train_dataloader()  # type: ignore[misc]
+        args: Any = self.args  # type: ignore[attr-defined]
+        loader = DataLoader(
+            self.train_dataset,  # type: ignore[attr-defined]
+            batch_sampler=self.plan,
+            collate_fn=self.data_collator,  # type: ignore[attr-defined]
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)  # type: ignore[attr-defined]
+
+
+class _Epochs(TrainerCallback):
+    """Tells the plan which epoch begins: after a resume on several processes transformers does not reach it."""
+
+    def __init__(self, plan: Batches) -> None:
+        self._plan = plan
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._plan.epoch = int(state.epoch)  # 1.4 in the middle of the second, where a training is resumed
+
+
+class PreferenceTrainer(_Planned, _Silent, DPOTrainer):
     """TRL's DPOTrainer. Reference = the same model with its adapter switched off.
 
     `sharing`: the batches hold packed rows (`align.train.packing`); TRL's loss sees its own layout all the same.
@@ -54,7 +94,7 @@ class PreferenceTrainer(_Silent, DPOTrainer):
                 share_prefixes(self.ref_model)
 
 
-class ExampleTrainer(_Silent, SFTTrainer):
+class ExampleTrainer(_Planned, _Silent, SFTTrainer):
     """TRL's SFTTrainer, fed with rows whose labels the collator has made."""
 
 

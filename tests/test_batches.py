@@ -1,232 +1,279 @@
-"""Batches of one kind and of like length: no row is lost, no process gets another kind, a kill changes nothing."""
+"""Batch jobs through the real SDKs against a service on loopback: answers by key, and whatever goes wrong in a run."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import subprocess
-import sys
-from collections import Counter
+import asyncio
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.data_loader import BatchSamplerShard
-from hypothesis import given
-from hypothesis import strategies as st
-from tiny_llava import ask_about, save_image, save_tiny_llava
+from batch_asking import KEY, WIRE, ask, backend, png, request, right
+from batch_rig import SECRET, Rig, outcomes, run_service
+from loopback.batches import plan, seen
 
-from align.settings import Lora, Train
-from align.train.batches import Batches
-from align.train.lora_rows import TrainRow
-from align.train.lora_run import train_lora
 from annotate.errors import UserError
+from annotate.protocol import Outcome, traits_of
+from annotate.records import Reason
 
 
-def test_nine_rows_by_eight_are_five_and_four() -> None:
-    """The last step of an epoch does not hang on one row."""
-    plan = Batches(kinds=[True] * 9, size=8, seed=0)
-    assert sorted(len(batch) for batch in plan) == [4, 5]
-    assert sorted(row for batch in plan for row in batch) == list(range(9))
-
-
-def test_images_and_text_never_share_a_batch() -> None:
-    kinds = [True, False, True, True, False, True, True]
-    plan = Batches(kinds=kinds, size=2, seed=3)
-    assert len(plan) == 4
-    for epoch in range(5):
-        plan.epoch = epoch
-        batches = list(plan)
-        assert sorted(len(batch) for batch in batches) == [1, 2, 2, 2]
-        assert all(len({kinds[row] for row in batch}) == 1 for batch in batches)
-        assert sorted(row for batch in batches for row in batch) == list(range(7))
-
-
-def test_rows_of_like_length_share_a_batch_and_batches_come_in_any_order() -> None:
-    tokens = [10, 300, 11, 301, 12, 302, 13, 303]
-    plan = Batches(kinds=[True] * 8, tokens=tokens, size=2, seed=1)
-    seen = set()
-    for epoch in range(8):
-        plan.epoch = epoch
-        assert all(abs(tokens[a] - tokens[b]) < 10 for a, b in plan)
-        seen.add(tuple(tokens[batch[0]] > 100 for batch in plan))
-    assert len(seen) > 3  # not the short ones first
-
-
-def test_padding_falls_with_length_groups() -> None:
-    """Tokens computed of 512 rows of 600 to 999 by 8, against those that are there."""
-    tokens = [600 + (i * 7919) % 400 for i in range(512)]
-
-    def padded(plan: Batches) -> int:
-        return sum(len(batch) * max(tokens[row] for row in batch) for batch in plan)
-
-    as_drawn = padded(Batches(kinds=[True] * 512, size=8, seed=0)) / sum(tokens)
-    grouped = padded(Batches(kinds=[True] * 512, tokens=tokens, size=8, seed=0)) / sum(tokens)
-    assert as_drawn > 1.15
-    assert grouped < 1.02
-
-
-@given(
-    kinds=st.lists(st.booleans(), min_size=1, max_size=60),
-    size=st.integers(1, 5),
-    processes=st.integers(1, 4),
-    grouped=st.booleans(),
-    seed=st.integers(0, 3),
-    epoch=st.integers(0, 3),
-)
-def test_every_process_gets_as_many_batches_of_the_same_kinds(
-    kinds: list[bool], size: int, processes: int, grouped: bool, seed: int, epoch: int
-) -> None:
-    """Through accelerate's own sharding."""
-    tokens = [(n * 37) % 11 for n in range(len(kinds))] if grouped else None
-
-    def plan() -> Batches:
-        made = Batches(kinds=kinds, tokens=tokens, size=size, processes=processes, seed=seed)
-        made.epoch = epoch
-        return made
-
-    ranks = [list(BatchSamplerShard(plan(), processes, rank)) for rank in range(processes)]
-    assert {len(batches) for batches in ranks} == {len(plan()) // processes}
-    for step in zip(*ranks, strict=True):
-        assert len({kinds[row] for batch in step for row in batch}) == 1
-    batches = [batch for batches in ranks for batch in batches]
-    assert all(1 <= len(batch) <= size for batch in batches)
-    # each once, but where a step's batches are more than the rows that are left for them
-    counts = Counter(row for batch in batches for row in batch)
-    assert set(counts) == set(range(len(kinds)))
-    assert counts.total() - len(kinds) == plan().repeated
-    if size > 1:
-        assert plan().repeated <= 2 * processes
-    if all(kinds.count(kind) >= processes for kind in kinds) and size > 1:
-        assert plan().repeated == 0
-    for kind in set(kinds):
-        sizes = [len(batch) for batch in batches if kinds[batch[0]] == kind]
-        assert max(sizes) - min(sizes) <= 1
-        assert len(sizes) == processes * math.ceil(kinds.count(kind) / (size * processes))
-
-
-# --------------------------------------------------------------------------------------------------------- trainings
-
-
-def rows_of_both_kinds(root: Path, n_images: int, n_text: int) -> list[TrainRow]:
-    """One sort after the other, of many lengths."""
-    prompts = [
-        ask_about(save_image(root, f"b{i}.png", seed=i), text=f"Is it {i}?" * (1 + i % 4)) for i in range(n_images)
-    ]
-    prompts += [ask_about(text=f"Name fruit {i}" * (1 + i % 3)) for i in range(n_text)]
-    return [
-        TrainRow(
-            id=p.id, prompt=p, images=tuple(root / image.path for image in p.images), completions=(f"The {i} is it.",)
-        )
-        for i, p in enumerate(prompts)
-    ]
-
-
-def train(
-    model: Path,
-    root: Path,
-    folder: Path,
-    *,
-    steps: int,
-    batch_size: int = 2,
-    counts: tuple[int, int] = (7, 5),
-    dropout: float = 0.2,
-    **options: Any,
-) -> Any:
-    """With a constant rate, so that a training of 8 steps begins as one of 10 does."""
-    trl = {"per_device_train_batch_size": batch_size, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
-    return train_lora(
-        method="sft",
-        stage="sft",
-        rows=rows_of_both_kinds(root, *counts),
-        model=model,
-        settings=Train(
-            lora=Lora(r=4, alpha=8, dropout=dropout),
-            checkpoint_every=4,
-            **{"batches": "unimodal", "group_by_length": True, **options, "trl": trl | {"max_steps": steps}},
-        ),
-        seed=2,
-        folder=folder,
-        progress=lambda done, total, note="": None,
-    )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
+@pytest.fixture(scope="module", params=sorted(WIRE))
+def running(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with run_service(request.param) as rig:
+        yield rig
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
-    return tmp_path / "images"
+def rig(running: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    return running.anew(tmp_path, monkeypatch)
 
 
-def weights(made: Any) -> bytes:
-    return (made.adapter / "adapter_model.safetensors").read_bytes()
+# ------------------------------------------------------------------------------------------------------- what it is for
 
 
-def test_a_training_in_batches_of_one_kind_resumes_in_the_second_epoch(model: Path, root: Path, tmp_path: Path) -> None:
-    """An epoch is 4 steps of images and 3 of text; checkpoint 8 lies in the second."""
-    whole = train(model, root, tmp_path / "whole", steps=10)
-    assert whole.notes == {"batches": "of rows with images or of text alone, of rows of like length"}
-    assert whole.log[6]["epoch"] == 1.0
-    train(model, root, tmp_path / "twice", steps=8)
-    resumed = train(model, root, tmp_path / "twice", steps=10)
-    assert weights(resumed) == weights(whole)
-    assert [entry["loss"] for entry in resumed.log] == [entry["loss"] for entry in whole.log]
+def test_each_request_gets_its_own_answer_though_they_come_in_another_order(rig: Rig) -> None:
+    image = png()
+    requests = [request(i, image=image if i % 3 == 0 else None) for i in range(30)]
+    replies = rig.ask(*requests)
+    assert [reply.text for reply in replies] == [right(asked) for asked in requests]
+    assert outcomes(replies) == ["ok"] * 30
+    assert replies[0].usage["input_tokens"] > 258 > replies[1].usage["input_tokens"] > 0
+    assert replies[0].model_version and replies[0].response_id
+    [job] = rig.jobs()
+    assert sorted(job["keys"]) == sorted(asked.sha256 for asked in requests)
+    assert seen(rig.url)["files"] == []  # tidied up
+    assert list((rig.workspace / "requests").iterdir()) == []
 
 
-def test_what_would_leave_rows_out_is_refused(model: Path, root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trl.dataloader_drop_last: .* leave no row out"):
-        train_lora(
-            method="sft",
-            stage="sft",
-            rows=rows_of_both_kinds(root, 2, 2),
-            model=model,
-            settings=Train(batches="unimodal", trl={"dataloader_drop_last": True}),
-            seed=0,
-            folder=tmp_path / "out",
-            progress=lambda done, total, note="": None,
-        )
+def test_the_runner_is_told_that_all_may_come_at_once(rig: Rig) -> None:
+    traits = traits_of(backend(rig.name, rig.url))
+    assert traits.batch
+    assert backend(rig.name, rig.url).paid
 
 
-TRAIN_IN_A_PROCESS = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-from test_batches import train
-model, root, folder = (Path(p) for p in sys.argv[2:5])
-train(model, root, folder, steps=int(sys.argv[5]), batch_size=1, counts=(8, 6), dropout=0.0)
-"""
+def test_jobs_are_as_large_as_they_may_be(rig: Rig) -> None:
+    requests = [request(i) for i in range(7)]
+    assert outcomes(rig.ask(*requests, max_lines=3)) == ["ok"] * 7
+    assert [len(job["keys"]) for job in rig.jobs()] == [3, 3, 1]
 
 
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does_and_resume_in_the_second_epoch(
-    model: Path, root: Path, tmp_path: Path
-) -> None:
-    """One row on each of two are two on one: a process that had gone another way would show in the loss."""
-    (tmp_path / "train.py").write_text(TRAIN_IN_A_PROCESS)
-    here = Path(__file__).parent
+def test_jobs_have_no_more_bytes_than_they_may(rig: Rig) -> None:
+    requests = [request(i, text=f"{i} " + "x" * 4000) for i in range(4)] + [request(9, text="y" * 14000)]
+    replies = rig.ask(*requests, max_bytes=12000)
+    assert outcomes(replies) == ["ok"] * 4 + ["row_fatal"]
+    assert replies[4].reason is Reason.TOO_LONG
+    assert [len(job["keys"]) for job in rig.jobs()] == [2, 2]
 
-    def together(folder: Path, steps: int) -> list[dict[str, Any]]:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "train.py"]
-        ended = subprocess.run(
-            [sys.executable, *map(str, [*launch, here, model, root, folder, steps])],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=os.environ | {"PYTHONPATH": str(here.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        assert ended.returncode == 0, ended.stderr[-2000:]
-        state = json.loads((folder / f"checkpoint-{steps}" / "trainer_state.json").read_text())
-        return list(state["log_history"])
 
-    together(tmp_path / "twice", steps=8)
-    resumed = together(tmp_path / "twice", steps=12)
-    alone = train(model, root, tmp_path / "alone", steps=12, counts=(8, 6), dropout=0.0)
-    for name in ("loss", "grad_norm"):
-        assert [e[name] for e in resumed] == pytest.approx([e[name] for e in alone.log], rel=1e-4), name
+def test_no_more_jobs_at_once_than_allowed(rig: Rig) -> None:
+    plan(rig.url, fates=[{"seconds": 0.03}] * 3)
+    assert outcomes(rig.ask(*(request(i) for i in range(3)), max_lines=1, max_jobs=1)) == ["ok"] * 3
+    assert [job["state"] for job in rig.jobs()] == ["completed"] * 3
+
+
+def test_limits_that_make_no_sense_are_told_together(rig: Rig) -> None:
+    with pytest.raises(UserError, match=r"poll_seconds: 0 is too little\nmax_lines: 0 is too little"):
+        backend(rig.name, rig.url, max_lines=0, poll_seconds=0)
+
+
+def test_an_image_of_no_known_kind_is_a_failure_of_its_row(rig: Rig) -> None:
+    good, bad = rig.ask(request(0), request(1, image=b"?"))
+    assert good.outcome is Outcome.OK
+    assert (bad.outcome, bad.reason) == (Outcome.ROW_FATAL, Reason.IMAGE_UNREADABLE)
+
+
+# ------------------------------------------------------------------------------------------ rows that are not answered
+
+
+KINDS = (
+    "safety",
+    "recitation",
+    "blocked",
+    "max_tokens",
+    "no_candidates",
+    "empty_text",
+    "400",
+    "400_key",
+    "401",
+    "403",
+    "404",
+    "429_body",
+    "429_day",
+    "500",
+    "503",
+)
+
+
+def test_a_row_means_the_same_as_an_interactive_call(rig: Rig, tmp_path: Path) -> None:
+    """The one difference: rows carry no headers, so a wait that stands there is not told."""
+    from annotate.backends.gemini import Gemini
+    from annotate.backends.openai_chat import OpenAIChat
+
+    interactive: Any = (
+        Gemini(model="gemini-2.5-pro", base_url=rig.url, thinking_budget=0)
+        if rig.name == "gemini_batch"
+        else OpenAIChat(model="gpt-4o", base_url=f"{rig.url}/v1")
+    )
+    requests = [request(i, scenario=kind) for i, kind in enumerate(KINDS)]
+    alone = asyncio.run(ask(interactive, tmp_path / "interactive", requests))
+    together = rig.ask(*requests)
+    for kind, one, other in zip(KINDS, alone, together, strict=True):
+        assert (one.outcome, one.reason, one.text) == (other.outcome, other.reason, other.text), kind
+
+
+def test_one_bad_row_leaves_the_others_alone(rig: Rig) -> None:
+    replies = rig.ask(request(0), request(1, scenario="400"), request(2))
+    assert outcomes(replies) == ["ok", "row_fatal", "ok"]
+
+
+def test_a_row_without_an_answer_goes_into_another_job(rig: Rig) -> None:
+    plan(rig.url, fates=[{"missing": 2}])
+    requests = [request(i) for i in range(6)]
+    first = rig.ask(*requests)
+    assert sorted(outcomes(first)) == ["ok"] * 4 + ["transient"] * 2
+    again = [asked for asked, reply in zip(requests, first, strict=True) if reply.outcome is Outcome.TRANSIENT]
+    assert [reply.text for reply in rig.ask(*requests)] == [right(asked) for asked in requests]
+    assert sorted(rig.jobs()[1]["keys"]) == sorted(asked.sha256 for asked in again)
+
+
+def test_the_first_of_two_answers_is_kept(rig: Rig) -> None:
+    plan(rig.url, fates=[{"twice": 4}])
+    requests = [request(i) for i in range(4)]
+    assert [reply.text for reply in rig.ask(*requests)] == [right(asked) for asked in requests]
+
+
+def test_what_a_job_did_before_it_ended_early_is_used(rig: Rig) -> None:
+    end = "expired" if rig.name == "gemini_batch" else "cancelled"
+    plan(rig.url, fates=[{"end": end, "answered": 0.5}])
+    requests = [request(i) for i in range(10)]
+    first = rig.ask(*requests)
+    assert sorted(outcomes(first)) == ["ok"] * 5 + ["transient"] * 5
+    assert [reply.text for reply in rig.ask(*requests)] == [right(asked) for asked in requests]
+    assert len(rig.jobs()[1]["keys"]) == 5
+    assert rig.service.stats()["duplicates"] == 0
+
+
+def test_rows_of_a_failed_job_are_transient_and_say_why(rig: Rig) -> None:
+    plan(rig.url, fates=[{"end": "failed"}])
+    replies = rig.ask(request(0), request(1))
+    assert outcomes(replies) == ["transient", "transient"]
+    assert "failed" in replies[0].detail
+    assert outcomes(rig.ask(request(0), request(1))) == ["ok", "ok"]
+
+
+def test_a_row_that_spoils_a_whole_job_fails_alone(rig: Rig) -> None:
+    if rig.name == "gemini_batch":
+        pytest.skip("Gemini does not name lines")
+    plan(rig.url, fates=[{"bad_line": 2}])
+    replies = rig.ask(*(request(i) for i in range(3)))
+    assert outcomes(replies) == ["transient", "row_fatal", "transient"]
+
+
+def test_results_that_are_gone_are_transient(rig: Rig) -> None:
+    plan(rig.url, fates=[{"lose_results": True}])
+    assert outcomes(rig.ask(request(0))) == ["transient"]
+
+
+# ------------------------------------------------------------------------------------------- calls about jobs that fail
+
+
+def test_an_upload_that_is_cut_off_is_made_again(rig: Rig) -> None:
+    plan(rig.url, drop_uploads=2)
+    assert outcomes(rig.ask(request(0))) == ["ok"]
+    assert len(rig.jobs()) == 1
+
+
+def test_an_upload_that_never_works_is_given_back(rig: Rig) -> None:
+    plan(rig.url, drop_uploads=99)
+    assert outcomes(rig.ask(request(0))) == ["transient"]
+    assert rig.jobs() == []
+
+
+def test_a_file_that_is_not_found_at_once_is_looked_for_again(rig: Rig) -> None:
+    plan(rig.url, hidden=2)
+    assert outcomes(rig.ask(request(0))) == ["ok"]
+
+
+@pytest.mark.parametrize("kind", ["503", "429_bare", "lost_before", "lost_after"])
+def test_a_creation_that_fails_makes_one_job_all_the_same(rig: Rig, kind: str) -> None:
+    plan(rig.url, creates=[kind])
+    assert outcomes(rig.ask(request(0), request(1))) == ["ok", "ok"]
+    assert len(rig.jobs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("400", "run_fatal"),  # what is wrong with a job is wrong with all of its rows
+        ("403", "run_fatal"),
+        ("429_day", "quota_day"),
+        ("500", "transient"),
+        ("429_bare", "quota_day"),  # for good: nothing of ours is in the queue that is full
+    ],
+)
+def test_a_creation_that_is_refused(rig: Rig, kind: str, outcome: str) -> None:
+    plan(rig.url, creates=[kind] * 10)
+    [reply] = rig.ask(request(0), poll_seconds=0.005)
+    assert reply.outcome.value == outcome
+    assert SECRET not in reply.detail
+    assert rig.jobs() == []
+
+
+def test_a_full_queue_is_waited_for_while_our_own_jobs_are_in_it(rig: Rig) -> None:
+    if rig.name == "gemini_batch":
+        pytest.skip("Gemini refuses the creation")
+    plan(rig.url, fates=[{"seconds": 0.3}, {"full": True}, {"full": True}])
+    requests = [request(i) for i in range(4)]
+    assert [reply.text for reply in rig.ask(*requests, max_lines=2)] == [right(asked) for asked in requests]
+    assert [job["state"] for job in rig.jobs()] == ["completed", "failed", "failed", "completed"]
+
+
+def test_looks_and_downloads_are_insisted_on(rig: Rig) -> None:
+    plan(rig.url, looks=["503", "429_body", "500", "504"], cut_downloads=2)
+    requests = [request(i) for i in range(5)]
+    assert [reply.text for reply in rig.ask(*requests)] == [right(asked) for asked in requests]
+    assert len(rig.jobs()) == 1
+
+
+def test_a_key_that_stops_working_stops_the_run_and_keeps_the_job(rig: Rig) -> None:
+    plan(rig.url, looks=["401"])
+    assert outcomes(rig.ask(request(0))) == ["run_fatal"]
+    assert outcomes(rig.ask(request(0))) == ["ok"]
+    assert len(rig.jobs()) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- the key
+
+
+def test_the_key_is_nowhere(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    plan(rig.url, creates=["500"], looks=["500"])
+    replies = rig.ask(request(0), request(1, scenario="400_key"), request(2, scenario="500"))
+    kept = [path.read_text() for path in rig.workspace.rglob("*") if path.is_file()]
+    assert len(kept) >= 2
+    for text in (*kept, caplog.text, *(f"{reply}" for reply in replies)):
+        assert SECRET not in text
+
+
+def test_a_wrong_key_stops_the_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY[rig.name], "AIza-wrong")
+    [reply] = rig.ask(request(0))
+    assert reply.outcome is Outcome.RUN_FATAL
+    assert "AIza-wrong" not in reply.detail
+
+
+def test_without_a_key_it_says_which_variable(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY[rig.name])
+    made = backend(rig.name, rig.url, **({"key_env": "MY_KEY"}))
+    with pytest.raises(UserError, match="MY_KEY"):
+        made.check()
+
+
+def test_waiting_is_told_in_the_log_and_not_above_info(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="annotate.backends.jobs")
+    plan(rig.url, fates=[{"seconds": 0.1}])
+    rig.ask(request(0))
+    told = [record for record in caplog.records if record.name == "annotate.backends.jobs"]
+    assert any("1 requests" in record.getMessage() for record in told)
+    assert {record.levelno for record in told} == {logging.INFO}

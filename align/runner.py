@@ -14,7 +14,7 @@ import errno
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -152,7 +152,7 @@ class Runner:
             raise UserError(*faults)
         known = states(self.recipe, self.models, stages)
         ahead = [s for s in stages if known[s.name].kind != "done"]
-        faults += _missing_packages(ahead)
+        faults += _missing_packages(self.recipe, ahead)
         if any(s.uses_prompts for s in ahead):
             with _gathered(faults):
                 _ = self.prompts.checked
@@ -345,19 +345,19 @@ def _versions(stage: Stage) -> dict[str, str]:
     wanted = ["mmalign", "numpy", *(("torch", "transformers", "trl", "peft") if stage.tensors else ())]
     found = {}
     for name in wanted:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
-def _missing_packages(stages: Sequence[Stage]) -> list[str]:
+def _missing_packages(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
     """What is not installed, with the command that installs it."""
-    wanted: dict[str, tuple[str, ...]] = (
-        {"train": ("torch", "transformers", "trl", "peft")} if any(s.tensors for s in stages) else {}
-    )
-    wanted |= {"report": ("jinja2", "matplotlib")} if any(s.name == "report" for s in stages) else {}
+    quantized = any(getattr(recipe.block(s.name), "quantize", "none") != "none" for s in stages)
+    wanted: dict[str, tuple[str, ...]] = {
+        "train": ("torch", "transformers", "trl", "peft") if any(s.tensors for s in stages) else (),
+        "qlora": ("bitsandbytes",) if quantized else (),
+        "report": ("jinja2", "matplotlib") if any(s.name == "report" for s in stages) else (),
+    }
     missing = {extra: [name for name in names if find_spec(name) is None] for extra, names in wanted.items()}
     return [f"not installed: {', '.join(names)}; pip install 'mmalign[{e}]'" for e, names in missing.items() if names]
 

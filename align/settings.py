@@ -323,6 +323,10 @@ class Train:
     reference_folder: str = option(
         "", "where they are kept, e.g. shared by several runs; the stage's own folder where left out", operational=True
     )
+    quantize: Literal["none", "nf4"] = option(
+        "none",
+        "nf4: the frozen language model in 4 bits (QLoRA), a quarter of its memory; see docs/training.md",
+    )
     trl: Mapping[str, Any] = option(dict, "options of TRL's trainer, checked against its own list")
 
 

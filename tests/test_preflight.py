@@ -198,6 +198,8 @@ def test_llava_7b_at_its_real_shapes(tmp_path: Path) -> None:
     assert round(needed.adapter / 1e9, 1) == 5.1  # r 128 on all projections: 320 million numbers
     assert round(needed.kept / 1e9, 1) == 4.7
     assert needed.kept_checkpointed < 0.4e9
+    quantised = memory_needed(tmp_path, shape, Train(quantize="nf4"), [856], batch_size=1, itemsize=2)
+    assert round(quantised.weights / 1e9, 1) == 4.5  # 6.5 billion weights at 4.13 bits, the rest as before
 
 
 # ---------------------------------------------------------------------------------------------------------- rehearsal

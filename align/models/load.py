@@ -5,12 +5,17 @@
 
 Both give a `LoadedModel`, so that `align.sample.engine` need not care which it holds. Weights are read from safetensors
 only and code in the checkpoint is never run. float32 on a CPU, bfloat16 on a GPU.
+
+`quantize="nf4"` keeps the language model's linear layers in 4 bits (bitsandbytes): to train an adapter on, not to
+sample from. Vision tower and projector stay as they are: they are a twentieth of the weights, and what they round away
+no adapter of the language model can bring back; so does the head, whose matrix TRL's loss reads itself.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +26,10 @@ from annotate.errors import UserError
 from annotate.records import sha256_of
 
 Device = Literal["auto", "cpu", "cuda"]
+Quantize = Literal["none", "nf4"]
+
+UNQUANTIZED = ("(?!.*language_model).*", ".*lm_head")
+"""Regular expressions over module names, as transformers matches them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +51,39 @@ class LoadedModel:
         return limit
 
 
-def load_vlm(folder: Path, *, adapter: Path | None = None, device: Device = "auto") -> LoadedModel:
+def load_vlm(
+    folder: Path, *, adapter: Path | None = None, device: Device = "auto", quantize: Quantize = "none"
+) -> LoadedModel:
     """A vision-language model, with the adapter merged into its weights where one is given."""
     check_folder(folder)
     with quiet():
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
-        try:
-            # PIL by name: which library resizes an image must not depend on what else is installed.
-            processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{folder}: its processor cannot be loaded ({_first_line(error)})") from error
-        if not hasattr(processor, "image_processor"):
-            raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
-        model = _load(AutoModelForImageTextToText, folder, device)
+        processor = load_processor(folder)
+        model = _load(AutoModelForImageTextToText, folder, device, quantize)
         model = model if adapter is None else _merge(model, adapter)
-    tokenizer = _ready(processor.tokenizer)
     return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=processor.tokenizer,
         processor=processor,
-        encoder=Encoder(tokenizer, processor),
+        encoder=Encoder(processor.tokenizer, processor),
         digest=digest_of(folder, adapter),
     )
+
+
+def load_processor(folder: Path) -> Any:
+    """What turns text and images into a vision-language model's inputs; no weights are read."""
+    from transformers import AutoProcessor
+
+    try:
+        # PIL by name: which library resizes an image must not depend on what else is installed.
+        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{folder}: its processor cannot be loaded ({_first_line(error)})") from error
+    if not hasattr(processor, "image_processor"):
+        raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
+    processor.tokenizer = _ready(processor.tokenizer)
+    return processor
 
 
 def load_language_model(folder: Path, *, device: Device = "auto") -> LoadedModel:
@@ -107,22 +126,49 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: the original LLaVA layout; use the converted checkpoint (llava-hf/...)")
 
 
-def _load(auto_class: Any, folder: Path, device: Device) -> Any:
+def _load(auto_class: Any, folder: Path, device: Device, quantize: Quantize = "none") -> Any:
     import torch
     from safetensors import SafetensorError
 
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = torch.bfloat16 if where == "cuda" else torch.float32
+    smaller = {} if quantize == "none" else {"quantization_config": _nf4(dtype)}
     try:
         model, report = auto_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **smaller
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded ({_first_line(error)}); was it copied whole?") from error
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise UserError(f"{folder}: {len(names)} weight(s) are not in the files, e.g. {names[0]}; is it complete?")
-    return model.to(where).eval()
+    if quantize == "none":
+        return model.to(where).eval()
+    _check_quantized(model)
+    return model.eval()  # it was put where it belongs while it was quantised
+
+
+def _nf4(compute: Any) -> Any:
+    """QLoRA's own setting (arXiv:2305.14314, section 3): NormalFloat4, its constants quantised too."""
+    if find_spec("bitsandbytes") is None:
+        raise UserError("quantize: nf4 needs bitsandbytes; pip install 'mmalign[qlora]'")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=list(UNQUANTIZED),  # the name is of older days: it serves 4 bits too
+    )
+
+
+def _check_quantized(model: Any) -> None:
+    """The language model is in 4 bits and nothing else is, however this version of transformers names modules."""
+    small = [name for name, parameter in model.named_parameters() if type(parameter).__name__ == "Params4bit"]
+    outside = [name for name in small if "language_model" not in name or "lm_head" in name]
+    if not small or outside:
+        raise RuntimeError(f"quantised {len(small)} weight(s), {outside[:1]} among them; it should be the LM's alone")
 
 
 def _merge(model: Any, adapter: Path) -> Any:

@@ -96,6 +96,7 @@ def _options(settings: Train) -> str:
         "lora.dropout": lora.dropout,
         "lora.target": lora.target,
         "max_length": settings.max_length,
+        **({"quantize": settings.quantize} if settings.quantize != "none" else {}),
         **{f"trl.{name}": value for name, value in sorted(settings.trl.items())},
     }
     lines = [f"| {name} | `{_cell(value)}` |\n" for name, value in rows.items()]

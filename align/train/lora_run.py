@@ -120,7 +120,8 @@ def train_lora(
         needed = _memory_needed(model, ahead, settings, tokens)
         args = _training_arguments(method, settings, seed, folder, needed)
         # what was encoded to be checked is not encoded again
-        loaded = replace(load_vlm(model), tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)
+        loaded = load_vlm(model, quantize=settings.quantize)
+        loaded = replace(loaded, tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)
         with args.main_process_first(local=False):
             checkpoint = last_whole_checkpoint(folder)
         kept = reference_folder or folder / "reference"
@@ -215,6 +216,8 @@ def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: An
     except ValueError as error:
         raise UserError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
     _check_placement(trainer.model, settings.lora)
+    if settings.quantize != "none":
+        trainers.learn_in_float32(trainer.model)
     trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model())
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -272,6 +275,8 @@ def _training_arguments(method: Method, settings: Train, seed: int, folder: Path
     machine |= {"dataloader_num_workers": 4} if on_gpu else {"use_cpu": True, "dataloader_pin_memory": False}
     machine["gradient_checkpointing"] = wants_checkpointing(needed, free_memory(on_gpu=on_gpu))
     chosen = {**machine, **settings.trl}
+    if settings.quantize != "none" and not on_gpu:
+        print("nf4 on a CPU: slower than without, good for a trial", file=sys.stderr, flush=True)
     if needed.total(checkpointing=False) >= TOLD_FROM:
         print(f"memory: {needed.told(checkpointing=chosen['gradient_checkpointing'])}", file=sys.stderr, flush=True)
     fixed: dict[str, Any] = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,17 @@ def made_by(loaded: LoadedModel, args: Any) -> MadeBy:
     """The reference of a new adapter: the model as it was loaded."""
     processor = loaded.processor
     dtype = str(loaded.model.dtype).removeprefix("torch.")
+    software = f"transformers {transformers.__version__}, trl {trl.__version__}"
+    if getattr(loaded.model, "is_loaded_in_4bit", False):
+        dtype = f"nf4, {dtype}"
+        software += f", bitsandbytes {version('bitsandbytes')}"
     return MadeBy(
         model=loaded.digest,
         adapter="",
         processor=sha256_of(processor.image_processor.to_json_string() if processor is not None else ""),
         template=TEMPLATE_SHA256,
         precision=f"{dtype}, computed in bfloat16" if args.bf16 else dtype,
-        software=f"transformers {transformers.__version__}, trl {trl.__version__}",
+        software=software,
     )
 
 

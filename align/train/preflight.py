@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.models.encode import Encoder
-from align.models.load import check_folder
+from align.models.load import check_folder, load_processor
 from align.settings import Train
 from align.train.lora_rows import Size, TrainRow
 from align.train.reference import asked_of
@@ -34,6 +34,8 @@ ADAPTER_BYTES = 16
 """Per trained number, in float32: itself, its gradient, and Adam's two."""
 HEADROOM = 0.9
 """Share of the free memory that an estimate may fill."""
+NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
+"""Per weight: four bits, and per 64 weights a constant of 8 bits, which has one of 32 bits per 256 of its kind."""
 TOLD_FROM = 10**9
 """Bytes; smaller trainings need no telling."""
 
@@ -56,17 +58,13 @@ class Ahead:
 def look_ahead(folder: Path) -> Ahead:
     """What the folder says of its model: seconds, where the weights would take minutes."""
     check_folder(folder)
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoConfig
 
+    processor = load_processor(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{folder}: its processor cannot be loaded ({str(error).splitlines()[0]})") from error
-    if not hasattr(processor, "image_processor"):
-        raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
-    if processor.tokenizer.pad_token_id is None:
-        processor.tokenizer.pad_token = processor.tokenizer.unk_token or processor.tokenizer.eos_token
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: its configuration cannot be loaded ({str(error).splitlines()[0]})") from error
     return Ahead(config, processor, Encoder(processor.tokenizer, processor))
 
 
@@ -122,8 +120,10 @@ def memory_needed(
     adapted = [shape for name, shape in tensors if len(shape) == 2 and target.fullmatch(name.removesuffix(".weight"))]
     longest = max(tokens) * min(batch_size, len(tokens))  # rows are padded to the longest of the batch
     layer = int(KEPT_PER_TOKEN * text.hidden_size * longest * itemsize)
+    nf4 = settings.quantize == "nf4"
+    sizes = ((prod(shape), NF4_BYTES if nf4 and _is_quantized(name, shape) else itemsize) for name, shape in tensors)
     return Memory(
-        weights=sum(prod(shape) for _, shape in tensors) * itemsize,
+        weights=int(sum(n * each for n, each in sizes)),
         adapter=sum(settings.lora.r * sum(shape) for shape in adapted) * ADAPTER_BYTES,
         kept=layer * text.num_hidden_layers,
         kept_checkpointed=text.hidden_size * longest * itemsize * text.num_hidden_layers + layer,
@@ -157,6 +157,11 @@ def _tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
         for name, entry in head.items():
             if name != "__metadata__":
                 yield name, entry["shape"]
+
+
+def _is_quantized(name: str, shape: Sequence[int]) -> bool:
+    """Whether `load_vlm(..., quantize="nf4")` keeps this tensor in 4 bits: matrices of the language model's layers."""
+    return len(shape) == 2 and "language_model" in name and not name.endswith(("embed_tokens.weight", "lm_head.weight"))
 
 
 def _gb(n: int) -> str:

@@ -200,6 +200,16 @@ def keep_tower_out_of_the_graph(model: Any) -> None:
     tower.forward = torch.no_grad()(forward)
 
 
+def learn_in_float32(model: Any) -> None:
+    """Keep the adapter in float32 beside a quantised model, as beside any other.
+
+    TRL makes it bfloat16 there, whose steps (1/256 of a weight) are larger than most of Adam's at usual rates.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def trained_parts(model: Any) -> tuple[int, list[str]]:
     """How many tensors of the language model are trained, and the names of all others that are."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -72,9 +72,8 @@ class LoraWork:
                 "lora": dataclasses.asdict(s.lora),
                 "max_length": s.max_length,
                 "trl": dict(s.trl),
-                **({"quantize": s.quantize} if s.quantize != "none" else {}),
                 **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
-                **_beside_defaults(s, "batches", "group_by_length"),
+                **_beside_defaults(s, "batches", "group_by_length", "quantize"),
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
             }

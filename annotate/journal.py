@@ -34,6 +34,10 @@ def read_journal(path: Path) -> dict[str, Line]:
     return {key: entry["line"] for key, entry in _entries(path, data[: data.rfind(b"\n") + 1]).items()}
 
 
+class JournalInUse(UserError):
+    """Another process is writing to it."""
+
+
 class Journal:
     """The journal at `path`, open for appending and locked against every other process.
 
@@ -55,7 +59,7 @@ class Journal:
             self._load()
         except BlockingIOError:
             self._file.close()
-            raise UserError(f"{self.path}: another process is writing to it; wait for it to end") from None
+            raise JournalInUse(f"{self.path}: another process is writing to it; wait for it to end") from None
         except BaseException:
             self._file.close()
             raise

@@ -65,12 +65,12 @@ class Bench:
     def step(self, name: str) -> float:
         trainer = self.trainers[name]
         trainer.model.zero_grad(set_to_none=True)
-        loss = trainer.compute_loss(trainer.model, self.batches[name])
+        loss = trainer.compute_loss(trainer.model, world.fresh(self.batches[name]))
         loss.backward()
         return float(loss.item())
 
     def reference(self) -> None:
-        score(self.trainers["ours"], dict(self.packed))
+        score(self.trainers["ours"], world.fresh(self.packed))
 
     def account(self, name: str) -> Account:
         """One step with everything noted."""

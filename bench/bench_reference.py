@@ -53,11 +53,11 @@ def measure(case: Case, ours: Any, trl: Any, rounds: int) -> dict[str, Any]:
     packed = world.make_batch(once, sharing=True)
 
     def our_sums() -> dict[int, float]:
-        sums = score(ours, dict(packed)).sum(dim=1).tolist()
+        sums = score(ours, world.fresh(packed)).sum(dim=1).tolist()
         return {id(said): value for said, value in zip(once, sums, strict=True)}
 
     def trl_sums(rows: list[Spoken]) -> dict[int, float]:
-        halves = trl.compute_ref_log_probs(trl.model, theirs)
+        halves = trl.compute_ref_log_probs(trl.model, world.fresh(theirs))
         return {id(said): value for said, value in zip(rows, torch.cat(halves).tolist(), strict=True)}
 
     asked = pairs if case.exploded else once

@@ -24,6 +24,7 @@ from align.train.lora_run import Trained, train_lora
 from align.train.preference import Shortcuts, made_by
 from align.train.reference import Asked, MadeBy, ReferenceCache, asked_of
 from annotate.errors import UserError
+from annotate.records import sha256_of
 
 HERE = MadeBy(model="m", adapter="", processor="p", template="t", precision="float32", software="s")
 
@@ -266,11 +267,17 @@ def test_a_damaged_file_is_refused(vlm: LoadedModel, root: Path, tmp_path: Path)
     entry = json.loads(lines[1])
     entry["line"] = {key: "AACAvwAAgL8=" for key in entry["line"]}
     cache.path.write_text("\n".join([lines[0], json.dumps(entry), ""]))
+    with pytest.raises(UserError, match=r"damaged .a line is not as it was written.; delete the file"):
+        ReferenceCache(tmp_path, HERE)
+    for faulty in ([], None, {"key": 7}, {"key": "AAC"}):
+        bad = {"key": sha256_of(faulty), "seconds": 0, "line": faulty}
+        cache.path.write_text("\n".join([lines[0], json.dumps(bad), ""]))
+        with pytest.raises(UserError, match=r"damaged .*; delete the file"):
+            ReferenceCache(tmp_path, HERE)
+    entry["key"] = sha256_of(entry["line"])
+    cache.path.write_text("\n".join([lines[0], json.dumps(entry), ""]))
     with pytest.raises(UserError, match=r"2 numbers for 5 tokens; delete the file"):
         ReferenceCache(tmp_path, HERE).per_token(row, "a b c", 5)
-    cache.path.write_text("\n".join([lines[0], json.dumps(entry).replace("gL8=", ""), ""]))
-    with pytest.raises(UserError, match=r"damaged .*; delete the file"):
-        ReferenceCache(tmp_path, HERE)
     cache.path.write_text("\n".join([lines[0], lines[1][:30], lines[1], ""]))
     with pytest.raises(UserError, match="2: not a line of this journal"):
         ReferenceCache(tmp_path, HERE)
@@ -343,6 +350,7 @@ def test_numbers_of_another_model_are_noticed_at_the_first_step(folder: Path, ro
         for key, text in entry["line"].items():
             minus_one = array("f", [-1.0] * (len(base64.b64decode(text)) // 4))
             entry["line"][key] = base64.b64encode(minus_one.tobytes()).decode()
+        entry["key"] = sha256_of(entry["line"])
     file.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     with pytest.raises(
         UserError, match=r"did not start at its reference.*\.jsonl are not this model's: delete that file"

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,20 +160,19 @@ def _build_dpo(
     shortcuts = Shortcuts.of(loaded, settings, args, folder)
     if shortcuts.why_not_shared and settings.sharing == "auto":
         print(f"dpo: one row per completion, as TRL computes it: {shortcuts.why_not_shared}", file=sys.stderr)
+    collate = partial(collate_preferences, rows, loaded.encoder, sharing=shortcuts.sharing)
     trainer = _build(
         PreferenceTrainer,
         loaded,
         settings,
         args=args,
         train_dataset=as_dataset(rows, by_prompt=settings.batch_by == "prompts"),
-        data_collator=collate_preferences(
-            rows, loaded.encoder, sharing=shortcuts.sharing, reference=shortcuts.reference
-        ),
+        data_collator=collate(reference=shortcuts.reference),
         sharing=shortcuts.sharing,
         has_reference=shortcuts.reference is not None,
     )
+    rehearse(trainer, tokens, [row.id for row in rows], collate(reference=shortcuts.stand_in))
     shortcuts.fill(trainer, measured, loaded.encoder, tell)
-    rehearse(trainer, tokens, [row.id for row in rows])
     notes = shortcuts.notes | _plan_batches(trainer, rows, tokens, settings)
     kept = None if shortcuts.reference is None else shortcuts.reference.path
     trainer.add_callback(Watch(tell, check_dpo_start=True, reference=kept))

@@ -25,7 +25,7 @@ from align.models.digest import TEMPLATE_SHA256
 from align.models.encode import Encoder
 from align.models.load import LoadedModel
 from align.settings import Train
-from align.train.lora_rows import Size, Spoken, TrainRow, batch_of, spoken
+from align.train.lora_rows import Reference, Size, Spoken, TrainRow, batch_of, spoken
 from align.train.packing import why_not_shared
 from align.train.reference import Crew, MadeBy, ReferenceCache, asked_of
 from align.train.trainers import score
@@ -48,6 +48,8 @@ class Shortcuts:
     @classmethod
     def of(cls, loaded: LoadedModel, settings: Train, args: Any, folder: Path) -> Shortcuts:
         """`folder`: where the reference's log-probabilities are kept, unless the settings name another."""
+        if args.neftune_noise_alpha:
+            raise UserError("dpo.trl.neftune_noise_alpha: noise would be in the policy and not in its reference")
         off = "switched off in the recipe" if settings.sharing == "off" else ""
         why_live = "as the recipe says" if settings.reference == "live" else _why_live(args)
         reference = None
@@ -74,6 +76,11 @@ class Shortcuts:
             if self.why_live
             else "computed once, before the first step",
         }
+
+    @property
+    def stand_in(self) -> Reference | None:
+        """For a rehearsal, which learns nothing: zeros instead of the reference's numbers, which come after it."""
+        return None if self.reference is None else _zeros
 
     def fill(self, trainer: Any, rows: Sequence[tuple[TrainRow, Size]], encoder: Encoder, progress: Progress) -> None:
         """Compute the reference's log-probabilities that are not known yet."""
@@ -116,6 +123,10 @@ def made_by(loaded: LoadedModel, args: Any) -> MadeBy:
         precision=f"{dtype}, computed in bfloat16" if args.bf16 else dtype,
         software=software,
     )
+
+
+def _zeros(rows: Sequence[TrainRow], sequences: Sequence[Spoken]) -> dict[str, torch.Tensor]:
+    return {f"ref_{side}_logps": torch.zeros(len(rows)) for side in ("chosen", "rejected")}
 
 
 def _why_live(args: Any) -> str:

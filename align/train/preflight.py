@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from align.models.encode import Encoder
 from align.models.load import check_folder, load_processor
 from align.settings import Train
-from align.train.lora_rows import Size, TrainRow
+from align.train.lora_rows import Collator, Size, TrainRow
 from align.train.reference import asked_of
 from annotate.errors import UserError
 
@@ -171,11 +171,11 @@ def _gb(n: int) -> str:
 # --------------------------------------------------------------------------------------------------------- rehearsal
 
 
-def rehearse(trainer: Any, tokens: Sequence[int], ids: Sequence[str]) -> None:
+def rehearse(trainer: Any, tokens: Sequence[int], ids: Sequence[str], collate: Collator | None = None) -> None:
     """Forward and backward of the longest batch, so that memory ends in the first minute or not at all.
 
-    `tokens`: of each item of the trainer's dataset; `ids`: of the rows. Nothing is learnt: no optimizer, no random
-    number and no measure is touched.
+    `tokens`: of each item of the trainer's dataset; `ids`: of the rows; `collate`: instead of the trainer's. Nothing is
+    learnt: no optimizer, no random number and no measure is touched.
     """
     import torch
 
@@ -187,7 +187,8 @@ def rehearse(trainer: Any, tokens: Sequence[int], ids: Sequence[str]) -> None:
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         try:
-            inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in items]))
+            batch = (collate or trainer.data_collator)([trainer.train_dataset[i] for i in items])
+            inputs = trainer._prepare_inputs(batch)
             model.train()
             if args.gradient_checkpointing:
                 model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
@@ -203,6 +204,10 @@ def rehearse(trainer: Any, tokens: Sequence[int], ids: Sequence[str]) -> None:
                 f"the longest batch does not fit into memory (rows {', '.join(named)}); lower "
                 "trl.per_device_train_batch_size, set trl.gradient_checkpointing: true, or lower max_length"
             ) from None
+        except ValueError as error:
+            if not str(error).startswith("Unknown "):  # TRL looks at the names of losses and divergences only here
+                raise
+            raise UserError(f"the training cannot be set up: {error}") from None
         finally:
             model.zero_grad(set_to_none=True)
             model.train(was_training)

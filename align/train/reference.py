@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from align.digest import file_sha256
 from align.train.lora_rows import Size, Spoken, TrainRow
 from annotate.errors import UserError
-from annotate.journal import Journal, read_journal
+from annotate.journal import Journal, JournalInUse, read_journal
 from annotate.records import sha256_of
 from annotate.stage import Progress
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 HEAD = "made by"
 TELL_SECONDS = 5.0
+WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,9 @@ class Crew:
     """The lists of all processes as one, in the order of their ranks."""
 
 
+_Batch = list[list[tuple[TrainRow, str, str]]]
+"""Per prompt its completions: any row of the prompt, the text, the key."""
+
 Score = Callable[[Sequence[tuple[TrainRow, str]]], "list[array[float]]"]
 """The reference's log-probability of every token of each completion."""
 
@@ -92,11 +96,20 @@ class ReferenceCache:
         self._ld_alpha = ld_alpha
         self._images: dict[Path, str] = {}
         self._known: dict[str, array[float]] = {}
-        lines = read_journal(self.path)
+        with _told(self.path):
+            self._learn(read_journal(self.path))
+
+    def _learn(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
         self._check_head(lines)
-        for key, line in lines.items():
-            if key != HEAD:
-                self._learn(line)
+        for digest, line in lines.items():
+            if digest == HEAD:
+                continue
+            try:
+                if digest != sha256_of(line):
+                    raise ValueError("a line is not as it was written")
+                self._known |= {key: array("f", base64.b64decode(text)) for key, text in line.items()}
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(f"{self.path}: damaged ({error}); delete the file, it is computed anew") from None
 
     def _check_head(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse numbers of another origin, saying which."""
@@ -114,13 +127,6 @@ class ReferenceCache:
                 "name another reference_folder"
             )
 
-    def _learn(self, line: Mapping[str, str]) -> None:
-        try:
-            for key, text in line.items():
-                self._known[key] = array("f", base64.b64decode(text))
-        except ValueError as error:
-            raise UserError(f"{self.path}: damaged ({error}); delete the file, it is computed anew") from None
-
     def key(self, row: TrainRow, text: str) -> str:
         for path in row.images:
             if path not in self._images:
@@ -135,23 +141,27 @@ class ReferenceCache:
 
         Batches are made of all that is asked, whatever is known already, of up to `size` completions: so the numbers
         of a completion do not depend on when the run was killed. Several processes take turns at the batches, tell
-        each other, and the first one writes.
+        each other, and the first one writes. Where another run writes to the same file, this one waits for it.
         """
         crew = crew or Crew()
         batches = _batches([[(one.row, text, self.key(one.row, text)) for text in one.texts] for one in asked], size)
-        missing = [batch for batch in batches if any(key not in self._known for one in batch for *_, key in one)]
-        if not missing:
+        if not any(crew.gather([bool(self._missing(batches))])):  # the same answer for all who may have read it by now
             return 0
         n_new, told = 0, time.monotonic()
-        with self._journal(write=crew.rank == 0) as journal:
+        with self._journal(progress, write=crew.rank == 0) as journal:
+            keys = {key for batch in batches for one in batch for *_, key in one}
+            own = {key: self._known[key] for key in keys & self._known.keys()}
+            for known in crew.gather([own] if crew.rank == 0 else []):
+                self._known |= known
+            missing = self._missing(batches)
             for first in range(0, len(missing), crew.size):
-                own = missing[first + crew.rank : first + crew.rank + 1]  # none where the last round is short
-                scored = [self._score(batch, score) for batch in own]
+                turn = missing[first + crew.rank : first + crew.rank + 1]  # none where the last round is short
+                scored = [self._score(batch, score) for batch in turn]
                 for found in crew.gather([found for lines in scored for found in lines]):
                     new = {key: values for key, values in found.items() if key not in self._known}
                     if new and journal is not None:
                         line = {key: base64.b64encode(values.tobytes()).decode("ascii") for key, values in new.items()}
-                        journal.append(sha256_of(sorted(line)), line)
+                        journal.append(sha256_of(line), line)
                     self._known |= new
                     n_new += len(new)
                 if time.monotonic() - told >= TELL_SECONDS:
@@ -159,17 +169,33 @@ class ReferenceCache:
                     progress(min(first + crew.size, len(missing)), len(missing), "log-probabilities of the reference")
         return n_new
 
+    def _missing(self, batches: Sequence[_Batch]) -> list[_Batch]:
+        return [batch for batch in batches if any(key not in self._known for one in batch for *_, key in one)]
+
     @contextmanager
-    def _journal(self, *, write: bool) -> Iterator[Journal | None]:
+    def _journal(self, progress: Progress, *, write: bool) -> Iterator[Journal | None]:
+        """The file to write to, and in memory what it holds by now. None for who does not write."""
         if not write:
             yield None
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with Journal(self.path) as journal:
-            self._check_head(journal.lines)
+        with _told(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            journal = self._locked(progress)
+        try:
+            self._learn(journal.lines)
             if not journal.lines:
                 journal.append(HEAD, asdict(self._made_by))
             yield journal
+        finally:
+            journal.__exit__(None, None, None)
+
+    def _locked(self, progress: Progress) -> Journal:
+        while True:
+            try:
+                return Journal(self.path).__enter__()
+            except JournalInUse:
+                progress(0, 1, f"waiting for another run, which writes to {self.path}")
+                time.sleep(WAIT_SECONDS)
 
     @staticmethod
     def _score(batch: Sequence[Sequence[Any]], score: Score) -> list[dict[str, array[float]]]:
@@ -213,9 +239,21 @@ def asked_of(rows: Sequence[tuple[TrainRow, Size]]) -> list[Asked]:
     return sorted(found, key=lambda one: -one.tokens)
 
 
-def _batches(groups: Sequence[list[Any]], size: int) -> list[list[list[Any]]]:
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the file system refuses is the user's to mend."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: the reference's log-probabilities cannot be kept there ({error.strerror or error}); name another "
+            "reference_folder"
+        ) from None
+
+
+def _batches(groups: Sequence[list[tuple[TrainRow, str, str]]], size: int) -> list[_Batch]:
     """Groups in a row, of up to `size` completions, but at least one group."""
-    batches: list[list[list[Any]]] = []
+    batches: list[_Batch] = []
     held = 0
     for group in groups:
         if not batches or held + len(group) > size:

@@ -27,6 +27,8 @@ from annotate.stage import Progress
 DPO_START_TOLERANCE = 1e-3
 DPO_START_TOLERANCE_BF16 = 0.05
 """Where the reference was computed before, in batches of other shapes: what bfloat16 rounds away in 100 tokens."""
+LOGISTIC = ("sigmoid", "robust", "aot", "aot_unpaired", "sigmoid_norm")
+"""Losses of TRL that are ln 2 where policy and reference are one."""
 
 
 class _Silent:
@@ -136,17 +138,20 @@ class Watch(TrainerCallback):
 
 
 def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | None) -> None:
-    """Before the first update policy and reference are one model: all rewards 0, and so the loss is ln 2.
+    """Before the first update policy and reference are one model: all rewards 0, and so a logistic loss is ln 2.
 
     Anything else means that the reference is another model, or that text, pixels or masks differ between the two.
     """
     tolerance = DPO_START_TOLERANCE_BF16 if args.bf16 and reference is not None else DPO_START_TOLERANCE
     rewards = [abs(logs[f"rewards/{side}"]) for side in ("chosen", "rejected", "margins")]
-    start_loss = math.log(2) if args.loss_type == ["sigmoid"] and args.label_smoothing == 0 else logs["loss"]
+    weights = args.loss_weights or [1.0] * len(args.loss_type)
+    # WPO weighs each pair by its probability, so its loss begins anywhere; as do losses that are no logistic ones
+    known = set(args.loss_type) <= set(LOGISTIC) and not args.use_weighting
+    start_loss = math.log(2) * sum(weights) if known else logs["loss"]
     if max(rewards) <= tolerance and abs(logs["loss"] - start_loss) <= tolerance:
         return
     found = (
-        f"DPO did not start at its reference: loss {logs['loss']:.6f} (ln 2 = {math.log(2):.6f}), "
+        f"DPO did not start at its reference: loss {logs['loss']:.6f} (should be {start_loss:.6f}), "
         f"largest reward {max(rewards):.6f} (should be 0)"
     )
     if reference is not None:

@@ -127,6 +127,11 @@ def make_batch(sequences: Sequence[Spoken], *, sharing: bool) -> dict[str, Any]:
     return batch_of(sequences, ENCODER, sharing=sharing)
 
 
+def fresh(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch as a collator hands it over: pixels that were never seen, or ours would remember their features."""
+    return batch | {"pixel_values": batch["pixel_values"].clone()}
+
+
 def cpu_seconds(work: Callable[[], Any]) -> float:
     started = time.process_time()
     work()

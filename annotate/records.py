@@ -72,21 +72,25 @@ class Prompt(Record, frozen=True, kw_only=True):
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        roles = [t.role for t in self.turns if t.role != "system"]
-        if len(roles) % 2 == 0 or roles != (["user", "assistant"] * len(roles))[: len(roles)]:
-            raise RecordError(f"turns must alternate user, assistant, ..., user; got {', '.join(roles) or 'none'}")
-        if len(self.turns) - len(roles) > (self.turns[0].role == "system"):
-            raise RecordError("a system turn may only come first")
-        for t in self.turns:
+        turns = self.turns
+        if len(turns) != 1 or turns[0].role != "user":  # most prompts are one question
+            _check_order(turns)
+        for t in turns:
             if t.role == "user" and not t.text.replace(IMAGE_PLACEHOLDER, "").strip():
                 raise RecordError("a user turn has no text; write the question")
-        if self.id != self.id_of(self.turns):
-            raise RecordError(f"id {self.id} is not the hash of the turns ({self.id_of(self.turns)}); was it edited?")
+        made = self.id_of(turns)
+        if self.id != made:
+            raise RecordError(f"id {self.id} is not the hash of the turns ({made}); was it edited?")
 
     @staticmethod
     def id_of(turns: tuple[Turn, ...]) -> str:
         """Hash over roles, texts and image hashes; never over paths, source or meta."""
-        return content_id([(t.role, t.text, [i.sha256 for i in t.images]) for t in turns])
+        global _hashed
+        before, made = _hashed
+        if turns is not before:  # `of` hashes, and the prompt that it makes asks for the same
+            made = content_id([(t.role, t.text, [i.sha256 for i in t.images]) for t in turns])
+            _hashed = turns, made
+        return made
 
     @classmethod
     def of(cls, turns: tuple[Turn, ...], **rest: Any) -> Prompt:
@@ -96,6 +100,18 @@ class Prompt(Record, frozen=True, kw_only=True):
     def images(self) -> tuple[Image, ...]:
         """All images, in the order of their placeholders."""
         return tuple(image for turn in self.turns for image in turn.images)
+
+
+_hashed: tuple[tuple[Turn, ...] | None, str] = None, ""
+"""The turns that were hashed last, and their id."""
+
+
+def _check_order(turns: tuple[Turn, ...]) -> None:
+    roles = [t.role for t in turns if t.role != "system"]
+    if len(roles) % 2 == 0 or roles != (["user", "assistant"] * len(roles))[: len(roles)]:
+        raise RecordError(f"turns must alternate user, assistant, ..., user; got {', '.join(roles) or 'none'}")
+    if len(turns) - len(roles) > (turns[0].role == "system"):
+        raise RecordError("a system turn may only come first")
 
 
 # ------------------------------------------------------------------------------------------------ what is answered

@@ -39,7 +39,7 @@ def sha256_of(value: Any) -> str:
 
 def content_id(value: Sequence[Any]) -> str:
     """The 16 hex digits by which a record is known: of texts, whole numbers, and lists and objects of them."""
-    return content_sha256(value)[:16]
+    return _sha256(_sorted(value)).hexdigest()[:16]
 
 
 def content_sha256(value: Sequence[Any]) -> str:
@@ -47,7 +47,7 @@ def content_sha256(value: Sequence[Any]) -> str:
 
     Of these msgspec writes the very bytes of `canonical_json`, many times faster; of floats it would not.
     """
-    return hashlib.sha256(_SORTED.encode(value)).hexdigest()
+    return _sha256(_sorted(value)).hexdigest()
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,7 +102,8 @@ def replace(value: T, /, **changes: Any) -> T:
 
 
 _ENCODER = msgspec.json.Encoder()
-_SORTED = msgspec.json.Encoder(order="sorted")
+_sorted = msgspec.json.Encoder(order="sorted").encode
+_sha256 = hashlib.sha256
 
 
 @cache

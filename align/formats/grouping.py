@@ -5,7 +5,7 @@ r"""Formats with one completion a row, such as HelpSteer: the rows of a prompt b
     {"prompt": "A?", "response": "a2", ...}          (2, {"prompt": "B?", "response": "b1", ...})     another
 
 Pass 1 (`Partition`) deals the rows into buckets, one file each, by a hash of what rows of a prompt have in common;
-pass 2 (`groups`) reads one bucket at a time and yields its groups in the order of the hash. So the groups come in an
+pass 2 (`records`) reads one bucket at a time and yields its groups in the order of the hash. So the groups come in an
 order that does not depend on that of the rows, each row with its number in the file, and memory holds one bucket.
 Both passes can be spread over processes: pass 1 over parts of the file, pass 2 over buckets.
 """
@@ -36,7 +36,7 @@ BUCKET_BYTES = 8 << 20
 MOST_BUCKETS = 1024
 _BUFFERED_BYTES = 8 << 20
 _MOST_TOGETHER = 100
-
+_NO_ROW = object()
 
 Rows = list[tuple[int, Any]]
 """Rows that stand together, with their numbers in their part of the file; `bytes` are a line of JSON."""
@@ -65,24 +65,29 @@ class Partition:
         self._bytes = 0
         self._together: tuple[str, int, Rows] = "", 0, []
         """Key, part and rows of those that came last: mostly the rows of a prompt stand together."""
+        self._last: Any = _NO_ROW
+        """The key fields of the last line: of an equal one the key need not be made."""
 
     def add(self, part: int, number: int, row: Any, told: Told, line: bytes | None = None) -> None:
         """Deal out one row; one that has no key, or cannot be kept, is told. With its `line` the key fields will do."""
-        if not isinstance(row, dict):
-            told(number, f"expected an object, got {type(row).__name__}")
-            return
-        try:
-            key = self.key(row)
-        except RecordError as error:
-            told(number, error)
-            return
-        last, _, rows = self._together
-        kept = row if line is None else line
-        if key != last or len(rows) == _MOST_TOGETHER:
+        if row != self._last or part != self._together[1]:
+            if not isinstance(row, dict):
+                told(number, f"expected an object, got {type(row).__name__}")
+                return
+            try:
+                key = self.key(row)
+            except RecordError as error:
+                told(number, error)
+                return
+            self._last = row if line is not None else _NO_ROW
+            if (key, part) != self._together[:2]:
+                self._put(told)
+                self._together = key, part, []
+        key, _, rows = self._together
+        rows.append((number, row if line is None else line))
+        if len(rows) == _MOST_TOGETHER:
             self._put(told)
-            self._together = key, part, [(number, kept)]
-        else:
-            rows.append((number, kept))
+            self._together = key, part, []
 
     def _put(self, told: Told) -> None:
         key, part, rows = self._together
@@ -138,8 +143,8 @@ def key_decoder(fields: Sequence[str]) -> Callable[[bytes], Any]:
     return msgspec.json.Decoder(typed_dict("Key", dict.fromkeys(fields, Any), total=False)).decode
 
 
-def groups(folder: Path, bucket: int, first_numbers: Sequence[int], told: Told) -> Iterator[Group]:
-    """Pass 2: the groups of one bucket. `first_numbers`: per part what its rows' numbers are counted from."""
+def _groups(folder: Path, bucket: int, first_numbers: Sequence[int]) -> Iterator[Rows]:
+    """The rows of each prompt of a bucket, as they were kept, with their numbers in the file."""
     entries: list[Entry] = []
     for file in folder.glob(_file(folder, bucket, "*").name):
         with file.open("rb") as stream:
@@ -147,25 +152,51 @@ def groups(folder: Path, bucket: int, first_numbers: Sequence[int], told: Told) 
                 entries += _ENTRIES.decode(stream.read(size + 5))
     entries.sort(key=_BY_PLACE)
     for _, together in groupby(entries, _BY_KEY):
-        group: list[tuple[int, Row]] = []
-        for _, _, part, _, rows in together:
-            before = first_numbers[part]
-            for number, row in _ROWS.decode(rows):
-                if type(row) is bytes:
-                    try:
-                        row = _JSON.decode(row)
-                    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                        placed = decoded(before + number, row)  # which takes its time to say why
-                        if placed.fault:
-                            told(placed.number, placed.fault)
-                            continue
-                        row = placed.value
-                group.append((before + number, row))
-        if group:
-            yield group
+        yield [(first_numbers[part] + n, row) for _, _, part, _, rows in together for n, row in _ROWS.decode(rows)]
 
 
-def records_of(group: Group, form: Format, images: Images, told: Told) -> Sequence[Made]:
+def records(
+    folder: Path, bucket: int, first_numbers: Sequence[int], form: Format, images: Images, told: Told
+) -> Iterator[tuple[int, Made]]:
+    """Pass 2: the records of one bucket, each with the number of its first row.
+
+    `first_numbers`: per part what its rows' numbers are counted from. Rows at fault are told, and the record of their
+    prompt is that of the others.
+    """
+    for kept in _groups(folder, bucket, first_numbers):
+        group, made = kept, _at_once(kept, form, images)
+        if not made:
+            group = list(_decoded(kept, told))
+            made = _records_of(group, form, images, told) if group else ()
+        for record in made:
+            yield group[0][0], record
+
+
+def _at_once(kept: Rows, form: Format, images: Images) -> Sequence[Made]:
+    """The record of lines that are as most are; nothing where they have to be looked at one by one."""
+    if form.read_lines is None or not all([type(row) is bytes for _, row in kept]):
+        return ()
+    try:
+        return form.read_lines([line for _, line in kept], images)
+    except RecordError:
+        return ()
+
+
+def _decoded(kept: Rows, told: Told) -> Iterator[tuple[int, Row]]:
+    for number, row in kept:
+        if type(row) is bytes:
+            try:
+                row = _JSON.decode(row)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                placed = decoded(number, row)  # which takes its time to say why
+                if placed.fault:
+                    told(placed.number, placed.fault)
+                    continue
+                row = placed.value
+        yield number, row
+
+
+def _records_of(group: Group, form: Format, images: Images, told: Told) -> Sequence[Made]:
     """The record of one group. Rows at fault are told, and the record is that of the others."""
     assert form.read_group is not None
     try:
@@ -173,7 +204,7 @@ def records_of(group: Group, form: Format, images: Images, told: Told) -> Sequen
     except RecordError as error:
         sound = [(number, row) for number, row in group if not _fault(number, row, form, images, told)]
         if 0 < len(sound) < len(group):
-            return records_of(sound, form, images, told)
+            return _records_of(sound, form, images, told)
         if sound:  # each is sound by itself: together they are not
             told(group[-1][0], f"{error} (its prompt begins in row {group[0][0]})")
         return ()
@@ -196,8 +227,8 @@ def read_grouped(path: Path, form: Format, images: Images, told: Told, progress:
         folder = Path(name)
         buckets = partition_rows(path, folder, form, told, lambda done, total: progress(done, 2 * total))
         for bucket in range(buckets):
-            for group in groups(folder, bucket, [0], told):
-                yield from records_of(group, form, images, told)
+            for _, made in records(folder, bucket, [0], form, images, told):
+                yield made
             progress(size + size * (bucket + 1) // buckets, 2 * size)
 
 

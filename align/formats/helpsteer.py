@@ -14,13 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 
 from align.formats.format import Format, Images, Made, Row
 from align.formats.messages import Spoken, images_of
-from align.formats.parts import check_json, prompt_from, text_in
+from align.formats.parts import UNKNOWN_MODEL, check_json, prompt_from, text_in
 from align.formats.rated import Answer, annotated_of, shipped_rubric, whole_scores
 from annotate.errors import RecordError
 from annotate.records import IMAGE_PLACEHOLDER
@@ -47,8 +48,8 @@ def _group_key(row: Row) -> str:
     return msgspec.json.encode((text_in(row, "prompt"), paths)).decode()
 
 
-class _Rated(msgspec.Struct, order=True, gc=False):
-    """What a row says of one answer, as it must be; sorted by text, then by ratings."""
+class _Rated(msgspec.Struct, gc=False):
+    """What a row says of one answer, as it must be."""
 
     response: str
     helpfulness: _Points
@@ -56,6 +57,26 @@ class _Rated(msgspec.Struct, order=True, gc=False):
     coherence: _Points
     complexity: _Points
     verbosity: _Points
+
+
+class _Line(_Rated, forbid_unknown_fields=True, gc=False):
+    """A row that says nothing else."""
+
+    prompt: str
+    image: str | list[str] | None = None
+
+
+_LINES = msgspec.json.Decoder(list[_Line])
+_in_order = attrgetter("response", *ATTRIBUTES)
+"""The order of rows in a file is no property of the data, and an index is part of a completion's id."""
+
+
+def _read_lines(lines: Sequence[bytes], images: Images, *, rubric: str) -> Sequence[Made]:
+    try:
+        rows = _LINES.decode(b"[%b]" % b",".join(lines))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ()
+    return _made(rows[0].prompt, rows[0].image, rows, images, rubric)
 
 
 def _rated(rows: Sequence[Row]) -> list[_Rated]:
@@ -81,20 +102,24 @@ def _check(row: Row) -> None:
 
 def _read_group(rows: Sequence[Row], images: Images, *, rubric: str) -> Sequence[Made]:
     rated = _rated(rows)
-    shown = images_of(rows[0].get("image"), images, "image")
-    text = text_in(rows[0], "prompt")
-    if IMAGE_PLACEHOLDER not in text:
-        text = (IMAGE_PLACEHOLDER + "\n") * len(shown) + text
     meta: dict[str, Any] = {}
     if any([len(row) > _NEEDED + ("image" in row) for row in rows]):
-        in_order = sorted(range(len(rows)), key=rated.__getitem__)
+        in_order = sorted(range(len(rows)), key=lambda i: _in_order(rated[i]))
         meta = {"helpsteer": {"rows": [_beyond_ours(rows[i]) for i in in_order]}}
-    prompt = prompt_from(_turns(text), shown, where="prompt", meta=meta)
-    # the order of rows in a file is no property of the data, and an index is part of a completion's id
+    return _made(text_in(rows[0], "prompt"), rows[0].get("image"), rated, images, rubric, meta)
+
+
+def _made(
+    text: str, image: Any, rated: Sequence[_Rated], images: Images, rubric: str, meta: dict[str, Any] | None = None
+) -> Sequence[Made]:
+    shown = images_of(image, images, "image")
+    if shown and IMAGE_PLACEHOLDER not in text:
+        text = (IMAGE_PLACEHOLDER + "\n") * len(shown) + text
+    prompt = prompt_from(_turns(text), shown, where="prompt", meta=meta or {})
     answers = [
         Answer(
             text=one.response,
-            model="unknown",
+            model=UNKNOWN_MODEL,
             scores={
                 "helpfulness": one.helpfulness,
                 "correctness": one.correctness,
@@ -103,7 +128,7 @@ def _read_group(rows: Sequence[Row], images: Images, *, rubric: str) -> Sequence
                 "verbosity": one.verbosity,
             },
         )
-        for one in sorted(rated)
+        for one in sorted(rated, key=_in_order)
     ]
     return [annotated_of(prompt, answers, rubric=shipped_rubric(rubric), backend="human", model="human", checked=True)]
 
@@ -172,6 +197,7 @@ def _format(name: str, title: str, recognises: Callable[[Row], bool]) -> Format:
         group_key=_group_key,
         key_fields=("prompt", "image"),
         read_group=partial(_read_group, rubric=name),
+        read_lines=partial(_read_lines, rubric=name),
         write=_write,
     )
 

@@ -91,6 +91,8 @@ def prompt_from(turns: Iterable[tuple[Role, str]], images: Sequence[Image], *, w
             f"{IMAGE_PLACEHOLDER} per image into the question"
         )
     try:
+        if len(turns) == 1:
+            return Prompt.of((Turn(role=turns[0][0], text=turns[0][1], images=tuple(images)),), **rest)
         return Prompt.of(placed(turns, images), **rest)
     except RecordError as error:
         raise RecordError(f"{where}: {error}") from None

@@ -42,25 +42,24 @@ def annotated_of(
     prompt: Prompt, answers: Sequence[Answer], *, rubric: Rubric, backend: str, model: str, checked: bool = False
 ) -> Annotated:
     """The prompt with its answers. Raises `RecordError` where a score is outside of the rubric, unless `checked`."""
-    try:
-        completions = [
-            Completion.of(prompt_id=prompt.id, model=answer.model, index=index, text=answer.text)
-            for index, answer in enumerate(answers)
-        ]
-    except UnicodeEncodeError:
-        raise RecordError("an answer holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from None
-    ratings = []
-    for completion, answer in zip(completions, answers, strict=True):
+    prompt_id, completions, ratings = prompt.id, [], []
+    for index, answer in enumerate(answers):
+        try:
+            id = content_id([prompt_id, answer.model, index, answer.text])
+        except UnicodeEncodeError:
+            half = "half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+            raise RecordError(f"an answer holds {half}") from None
+        completions.append(Completion(id=id, prompt_id=prompt_id, index=index, text=answer.text, model=answer.model))
         if answer.scores:
             if not checked:
-                rubric.check(answer.scores, f"completions[{completion.index}]")
-            ratings.append(Rating(completion_id=completion.id, scores=answer.scores, rationale=answer.rationale))
+                rubric.check(answer.scores, f"completions[{index}]")
+            ratings.append(Rating(completion_id=id, scores=answer.scores, rationale=answer.rationale))
     if not ratings:
         return Annotated(prompt=prompt, completions=tuple(completions), annotations=())
-    said = content_sha256([backend, model, rubric.name, prompt.id, [[r.completion_id, r.scores] for r in ratings]])
+    said = content_sha256([backend, model, rubric.name, prompt_id, [[r.completion_id, r.scores] for r in ratings]])
     annotation = Annotation(
         id=content_id(["annotation", said]),
-        prompt_id=prompt.id,
+        prompt_id=prompt_id,
         mode="listwise",
         pass_index=0,
         shown_order=tuple([rating.completion_id for rating in ratings]),

@@ -74,7 +74,8 @@ class Account:
                     self.flipped["flipped"] += sum(turned)
                 self.fruitful[name] += 1
         self.ended[made.source, lost] += 1
-        self.rated_for |= made.rated_for
+        if made.rated_for:
+            self.rated_for |= made.rated_for
         if made.left_out:
             self.left_out.update(made.left_out)
         if made.widest is not None:

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,7 +22,7 @@ import msgspec
 from align.formats import format_named
 from align.formats.containers import decoded, read_rows
 from align.formats.format import KINDS, Images, Made
-from align.formats.grouping import Partition, groups, key_decoder, records_of
+from align.formats.grouping import Partition, key_decoder, records
 from align.formats.store import ImageStore
 from align.pairs.account import Account
 from align.pairs.lengths import Gaps, gap
@@ -33,6 +34,8 @@ from annotate.records import Annotated, Failure, PreferencePair, Rubric
 from annotate.rubric import check_scores
 
 OWN = "mmalign"
+TOGETHER = 16
+"""Prompts that each step is done for before the next: its code stays in the processor's cache, and so do they."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +170,7 @@ def _records(job: Job, part: Part, built: Built) -> Iterator[tuple[int, Made]]:
         return
     form, images = format_named(job.form), job.images()
     if job.buckets:
-        for group in groups(job.workspace, part.place, job.first_numbers, built.told):
-            for made in records_of(group, form, images, built.told):
-                yield group[0][0], made
+        yield from records(job.workspace, part.place, job.first_numbers, form, images, built.told)
         return
     assert form.read is not None
     for number, row in _rows(job, part, built):
@@ -206,20 +207,22 @@ def build_part(job: Job, part: Part) -> Built:
             name: stack.enter_context(job.output(name, part.place).open("ab", buffering=1 << 18))
             for name in (*maker.sets, "failures")
         }
-        for number, row in _annotated(job, part, built):
-            ids.append(int(row.prompt.id, 16))
-            numbers.append(number)
-            for annotation in row.annotations:
-                built.rubrics.add((annotation.rubric, annotation.rubric_sha256))
+        rows = _annotated(job, part, built)
+        while some := list(islice(rows, TOGETHER)):
+            ids.extend([int(row.prompt.id, 16) for _, row in some])
+            numbers.extend([number for number, _ in some])
+            built.rubrics.update([(a.rubric, a.rubric_sha256) for _, row in some for a in row.annotations])
             if built.faults:
                 continue
-            made = maker(row)
-            account.add(made)
-            for name, records in made.sets.items():
-                if type(records[0]) is not Failure:
-                    files[name].writelines([record.to_line() for record in records])
-                elif name == "preference":
-                    files["failures"].write(records[0].to_line())
+            made = [maker(row) for _, row in some]
+            for one in made:
+                account.add(one)
+            for name in maker.sets:
+                several = [one.sets[name] for one in made]
+                files[name].writelines([r.to_line() for rs in several if type(rs[0]) is not Failure for r in rs])
+                if name == "preference":
+                    failures = [rs[0].to_line() for rs in several if type(rs[0]) is Failure]
+                    files["failures"].writelines(failures)
     return built
 
 

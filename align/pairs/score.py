@@ -7,9 +7,10 @@ every larger one (the data-scaling curve of Multi-Modal Preference Alignment, Fi
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from operator import itemgetter, mul
 
 from msgspec import Struct
 
@@ -50,7 +51,7 @@ class Group(Struct, frozen=True, gc=False):
 class Rule:
     """The settings made ready for many prompts: checked, with the weights looked up and the rule in words."""
 
-    __slots__ = ("compares", "names", "seed", "settings", "text", "weights")
+    __slots__ = ("_values", "compares", "names", "seed", "settings", "text", "weights")
 
     def __init__(self, settings: Pairs, *, seed: int) -> None:
         check_settings(settings)
@@ -59,20 +60,24 @@ class Rule:
         self.compares = settings.basis == "preferences"
         score = () if self.compares else settings.score
         self.names = tuple(score)
-        self.weights = tuple(score.items()) if isinstance(score, Mapping) else None
+        self.weights = tuple(score.values()) if isinstance(score, Mapping) else None
+        self._values = _getter(self.names)
         self.text = _in_words(settings)
 
     def score(self, scores: Mapping[str, float]) -> float | None:
         """The (weighted) sum; None where an attribute is missing."""
         try:
-            if self.weights is None:
-                total = sum([scores[name] for name in self.names])
-            else:
-                total = sum([weight * scores[name] for name, weight in self.weights])
+            values = self._values(scores)
         except KeyError:
             return None
+        total = sum(values) if self.weights is None else sum(map(mul, self.weights, values))
         # means of several passes are thirds and sevenths: without rounding a margin of 2 would come out as 1.9999999
         return float(total) if type(total) is int else round(total, 6)
+
+
+def _getter(names: Sequence[str]) -> Callable[[Mapping[str, float]], Sequence[float]]:
+    """The values of these names, in order; `itemgetter` makes a sequence of two or more only."""
+    return itemgetter(*names) if len(names) > 1 else lambda scores: [scores[name] for name in names]
 
 
 def _in_words(settings: Pairs) -> str:
@@ -142,7 +147,7 @@ def check_settings(settings: Pairs) -> None:
 
 def draw(seed: int, *names: str) -> float:
     """A number in [0, 1) that depends on nothing but its arguments."""
-    digest = hashlib.sha256("\x1f".join([str(seed), *names]).encode()).digest()
+    digest = sha256("\x1f".join([str(seed), *names]).encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
@@ -152,7 +157,7 @@ def pick(candidates: Sequence[Rated], seed: int, purpose: str, prompt_id: str) -
         return candidates[0]
     names = f"{seed}\x1f{purpose}\x1f{prompt_id}\x1f"
     # by the very bytes that `draw` makes its number of
-    lots = [hashlib.sha256((names + c.completion.id).encode()).digest() for c in candidates]
+    lots = [sha256((names + c.completion.id).encode()).digest() for c in candidates]
     return candidates[lots.index(min(lots))]
 
 

@@ -57,7 +57,7 @@ class Made(NamedTuple):
     source: str
     widest: float | None
     """Points between the best and the worst completion; None where fewer than two can be compared by score."""
-    sets: dict[str, list[Record]]
+    sets: Mapping[str, Sequence[Record]]
     """Name -> rows, for the sets that the settings name, in the order of `SETS`."""
     left_out: dict[str, int]
     """Option -> pairs that the rule gives and it takes away, where `max_pairs` or `length_gap` is set."""
@@ -82,9 +82,9 @@ class Maker:
         rule = self.rule
         group = group_of(row, rule)
         comparable = len(group.rated) >= 2 and not rule.compares
-        sets: dict[str, list[Record]] = {name: list(of(group, rule)) for name, of in self.sets.items()}
+        sets: dict[str, Sequence[Record]] = {name: of(group, rule) for name, of in self.sets.items()}
         first = sets["preference"][0]
-        unrated = isinstance(first, Failure) and first.reason == Reason.UNRATED
+        unrated = type(first) is Failure and first.reason == Reason.UNRATED
         return Made(
             row.prompt.source,
             widest_difference(group.rated) if comparable else None,

@@ -425,3 +425,32 @@ def test_nemo_trains_on_text_alone(form: str) -> None:
 def test_what_is_only_read_is_not_written(tmp_path: Path, form: str) -> None:
     with pytest.raises(UserError, match=f"{form} is only read, not written"):
         write_file(annotated(f"{form}.jsonl"), tmp_path / "out.jsonl", format_named(form), images=IMAGES)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "prompt": st.sampled_from(["Why?", "<image>\nWhy?", "Hi.\n<extra_id_1>Assistant\nHello.", " "]),
+                "response": st.sampled_from(["Because.", "So.", "", "\ud800"]),
+                **dict.fromkeys(ATTRIBUTES, st.sampled_from([0, 2, 4, 4, 4, 5, 2.0, True])),
+            },
+            optional={"image": st.sampled_from([None, "a.png", ["a.png"], 7]), "annotators": st.just(3)},
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_helpsteer_lines_are_read_at_once_as_they_are_one_by_one(rows: list[dict[str, Any]]) -> None:
+    helpsteer, paths = format_named("helpsteer"), ImageStore(root=None)
+    assert helpsteer.read_lines is not None and helpsteer.read_group is not None
+    same = [{**row, "prompt": rows[0]["prompt"], "image": rows[0].get("image")} for row in rows]  # rows of one prompt
+    try:
+        found = helpsteer.read_lines([json.dumps(row).encode() + b"\n" for row in same], paths)
+    except RecordError as error:
+        with pytest.raises(RecordError) as slow:
+            helpsteer.read_group(same, paths)
+        assert str(slow.value) == str(error)
+    else:
+        assert not found or found == helpsteer.read_group(same, paths)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pair_groups import CLOSE, A, B, C, D, annotated
 
 from align.formats import format_named
-from align.formats.grouping import groups, partition_rows, read_grouped
+from align.formats.grouping import partition_rows, read_grouped, records
 from align.formats.store import ImageStore
 from align.pairs import Pairs
 from align.pairs.build import build_files
@@ -125,10 +125,12 @@ def test_groups_come_in_an_order_of_their_own_with_the_numbers_of_their_rows(tmp
         path = write_lines(tmp_path / name, order)
         (tmp_path / f"{name}.buckets").mkdir()
         buckets = partition_rows(path, tmp_path / f"{name}.buckets", helpsteer, pytest.fail, lambda done, total: None)
-        found = [g for bucket in range(buckets) for g in groups(tmp_path / f"{name}.buckets", bucket, [0], pytest.fail)]
-        assert all(row == order[number - 1] for group in found for number, row in group)
-        assert all([n for n, _ in group] == sorted(n for n, _ in group) for group in found)
-        seen.append([group[0][1]["prompt"] for group in found])
+        store, folder = ImageStore(root=None), tmp_path / f"{name}.buckets"
+        found = [made for b in range(buckets) for made in records(folder, b, [0], helpsteer, store, pytest.fail)]
+        asked = [row["prompt"] for row in order]
+        texts = [record.prompt.turns[0].text.removeprefix("<image>\n") for _, record in found]
+        assert [number for number, _ in found] == [asked.index(text) + 1 for text in texts]
+        seen.append(texts)
     assert seen[0] == seen[1] and sorted(seen[0]) == sorted(f"Question {i}?" for i in range(30))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,7 +27,16 @@ from annotate.records import (
     Record,
     Turn,
 )
-from annotate.strict import _decoder, _finite, canonical_json, content_id, content_sha256, sha256_of
+from annotate.strict import (
+    _decoder,
+    _finite,
+    _finite_float,
+    _refuse_constant,
+    canonical_json,
+    content_id,
+    content_sha256,
+    sha256_of,
+)
 
 PROMPT = Prompt.of(
     (
@@ -76,7 +86,9 @@ def verdict(read: Any) -> Any:
 
 
 def slow(kind: type[Record], line: bytes) -> Any:
-    return verdict(lambda: kind.from_json(json.loads(line.decode())))
+    """The careful reader, fed with JSON alone: no NaN, no number beyond all floats."""
+    as_json = partial(json.loads, parse_constant=_refuse_constant, parse_float=_finite_float)
+    return verdict(lambda: kind.from_json(as_json(line.decode())))
 
 
 # ------------------------------------------------------------------------------------------------- any damaged line

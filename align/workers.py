@@ -1,7 +1,9 @@
 """Work spread over processes, its results in the order of the work; and stops that leave nothing behind.
 
     with stopped_once(), crew(2) as in_order:
-        list(in_order(len, ["one", "three"]))   ->   [3, 5]
+        list(in_order(len, ["one", "three"]))       ->   [3, 5]
+    with stopped_once(), as_done([len, len], ["one", "three"], lost="...") as done:
+        list(done)                                  ->   [(1, 5), (0, 3)]   or the other way round
 
 The work is a function of a module with what it needs in its argument, so that it can be sent to a process, whichever
 way that was started. One worker is no process at all. The processes end with ours: after the last result, at an error,
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -102,10 +105,28 @@ def crew(workers: int, *, context: BaseContext | None = None) -> Iterator[InOrde
     if workers <= 1:
         yield lambda work, items: map(work, items)
         return
+    with _hired(workers, context or _context()) as pipes:
+        yield lambda work, items: _in_order(pipes, work, items)
+
+
+@contextmanager
+def as_done(works: Sequence[Callable[[T], R]], items: Sequence[T], *, lost: str) -> Iterator[Iterator[tuple[int, R]]]:
+    """The place and the result of each item, as soon as it is done; each process has a work of its own.
+
+    For work of minutes with much in memory: a process is started anew, not forked, may start others, and is given its
+    next item when it has done the last. `lost`: what is said where one was killed.
+    """
+    with _hired(len(works), multiprocessing.get_context("spawn"), daemon=False) as pipes:
+        yield _as_done(pipes, works, items, in_hand=1, lost=lost)
+
+
+@contextmanager
+def _hired(workers: int, context: BaseContext, *, daemon: bool = True) -> Iterator[Sequence[Connection]]:
+    """So many processes, each at the other end of its pipe; gone when the block ends, however it does."""
     processes, pipes = list[BaseProcess](), list[Connection]()
     try:
-        _start(workers, context or _context(), processes, pipes)
-        yield lambda work, items: _in_order(pipes, work, items)
+        _start(workers, context, daemon, processes, pipes)
+        yield pipes
     finally:
         for process in processes:
             process.kill()
@@ -121,13 +142,15 @@ def _context() -> BaseContext:
     return multiprocessing.get_context("fork" if sys.platform == "linux" and alone else "spawn")
 
 
-def _start(workers: int, context: BaseContext, processes: list[BaseProcess], pipes: list[Connection]) -> None:
+def _start(
+    workers: int, context: BaseContext, daemon: bool, processes: list[BaseProcess], pipes: list[Connection]
+) -> None:
     """Signals wait meanwhile: no process is begun and not noted, none hears what is for us before it can say so."""
     masked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(target=_work, args=(theirs,), daemon=daemon)  # type: ignore[attr-defined]
             process.start()
             theirs.close()  # else the end of the worker would not be the end of the pipe
             processes.append(process)
@@ -137,43 +160,55 @@ def _start(workers: int, context: BaseContext, processes: list[BaseProcess], pip
 
 
 def _in_order(pipes: Sequence[Connection], work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    rest = iter(range(len(items)))
+    lost = (
+        "a worker process was killed, perhaps for want of memory; nothing was written. Try again with fewer workers "
+        "(--workers 1)"
+    )
     found: dict[int, R] = {}
-    for pipe in pipes:
-        with _heard():
+    wanted = 0
+    for place, result in _as_done(pipes, [work] * len(pipes), items, in_hand=IN_HAND, lost=lost):
+        found[place] = result
+        while wanted in found:
+            yield found.pop(wanted)
+            wanted += 1
+
+
+def _as_done(
+    pipes: Sequence[Connection], works: Sequence[Callable[[T], R]], items: Sequence[T], *, in_hand: int, lost: str
+) -> Iterator[tuple[int, R]]:
+    rest = iter(range(len(items)))
+    for pipe, work in zip(pipes, works, strict=True):
+        with _heard(lost):
             pipe.send((work, items))  # whole, and once: then only places are sent, which never fill a pipe
-    for _ in range(IN_HAND):
+    for _ in range(in_hand):
         for pipe in pipes:
-            _give(pipe, rest)
-    for place in range(len(items)):
-        while place not in found:
-            for ready in wait(pipes):
-                assert isinstance(ready, Connection)
-                with _heard():
-                    at, result, told = ready.recv()
-                if told:
-                    raise result from RuntimeError(f"in a worker\n{told}")
-                found[at] = result
-                _give(ready, rest)
-        yield found.pop(place)
+            _give(pipe, rest, lost)
+    left = len(items)
+    while left:
+        for ready in wait(pipes):
+            assert isinstance(ready, Connection)
+            with _heard(lost):
+                place, result, told = ready.recv()
+            if told:
+                raise result from RuntimeError(f"in a worker\n{told}")
+            _give(ready, rest, lost)
+            left -= 1
+            yield place, result
 
 
-def _give(pipe: Connection, rest: Iterator[int]) -> None:
+def _give(pipe: Connection, rest: Iterator[int], lost: str) -> None:
     place = next(rest, None)
     if place is not None:
-        with _heard():
+        with _heard(lost):
             pipe.send(place)
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
+def _heard(lost: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError):
-        raise MmalignError(
-            "a worker process was killed, perhaps for want of memory; nothing was written. Try again with fewer "
-            "workers (--workers 1)"
-        ) from None
+        raise MmalignError(lost) from None
 
 
 # -------------------------------------------------------------------------------------------------------- in a worker
@@ -194,8 +229,17 @@ def _work(pipe: Connection) -> None:
             try:
                 answer = order, work(items[order]), ""
             except Exception as error:
-                answer = order, error, traceback.format_exc()
+                answer = order, _sendable(error), traceback.format_exc()
             pipe.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Some errors of libraries cannot be sent through a pipe, or not be made again at its other end."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def begin() -> None:

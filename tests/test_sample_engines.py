@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -231,6 +232,8 @@ def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
     assert caught.value.faults == ("sample.gpus_per_worker: only engine: vllm splits a model over several GPUs",)
     with pytest.raises(UserError, match=r"sample\.logprobs: only with engine: transformers"):
         run_stage(make_work(folder, root, prompts, engine="vllm", logprobs=True), tmp_path)
+    extras = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"vllm", "ray", "train"} <= set(extras)  # what the messages say to install
     if find_spec("vllm") is None:
         with pytest.raises(UserError, match=r"pip install 'mmalign\[vllm\]'"):
             run_stage(make_work(folder, root, prompts, engine="vllm"), tmp_path)

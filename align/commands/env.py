@@ -16,7 +16,9 @@ from align.base import SHIPPED
 from align.console import Console
 from annotate.backends.registry import installed
 
-_ORDER = ("train", "report", "demo", "formats", "gemini", "openai", "gemini-legacy", "qlora", "ray")
+_ORDER = ("train", "report", "demo", "formats", "gemini", "openai", "gemini-legacy", "qlora", "ray", "vllm")
+_APART = ("vllm",)
+"""Extras that do not go together with the pinned set."""
 
 
 def check(options: argparse.Namespace, console: Console) -> int:
@@ -33,12 +35,12 @@ def check(options: argparse.Namespace, console: Console) -> int:
         base_ok = base_ok and not (bad and not extra)
         found = ", ".join(f"{row['name']} {row['version']}" for row in rows if not row["fault"])
         if extra and packages and not rows:  # an editable installation keeps the list of extras it was made with
-            lines.append(f"{extra:14} unknown  to the installation: pip install -c constraints.txt {_target(extra)}")
+            lines.append(f"{extra:14} unknown  to the installation: {_install(extra)}")
             continue
         lines.append(f"{extra or 'base':14} {'missing' if bad else 'ok':8} {found}")
         lines += [f"{'':14} {row['name']}: {row['fault']}" for row in bad]
         if bad:
-            lines.append(f"{'':14} pip install -c constraints.txt {_target(extra)}")
+            lines.append(f"{'':14} {_install(extra)}")
     if not packages:
         lines.append("mmalign is not installed here: pip install -c constraints.txt -e '.[train,report]'")
     machine = _machine()
@@ -49,8 +51,11 @@ def check(options: argparse.Namespace, console: Console) -> int:
     return 0 if base_ok else 2
 
 
-def _target(extra: str) -> str:
-    return f"-e '.[{extra}]'" if extra else "-e ."
+def _install(extra: str) -> str:
+    if extra in _APART:
+        return f"in an environment of its own: pip install -e '.[train,{extra}]'"
+    target = f"-e '.[{extra}]'" if extra else "-e ."
+    return f"pip install -c constraints.txt {target}"
 
 
 def wanted_packages() -> list[dict[str, Any]]:

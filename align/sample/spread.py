@@ -10,16 +10,12 @@ to the rounding of different machines.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from queue import Queue
+from functools import partial
 
 from align.sample.worker import Job, Sampler, make_sampler
-from align.workers import begin
-from annotate.errors import MmalignError
+from align.workers import as_done, stopped_once
 from annotate.records import Prompt
 from annotate.stage import Line
 
@@ -38,28 +34,20 @@ def sample_here(job: Job, batches: Sequence[Batch], done: Done) -> None:
 def sample_in_processes(job: Job, workers: int, batches: Sequence[Batch], done: Done) -> None:
     """As many models as workers, each with GPUs of its own where there are any.
 
-    Raises `MmalignError` where a worker was killed; what was done until then is done.
+    Raises `MmalignError` where a worker was killed; what was done until then is done. No process is left behind,
+    however this ends.
     """
     import torch
 
-    context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
-    shares: Queue[str] = context.Manager().Queue()
-    for share in gpu_shares(workers, job.gpus, visible_gpus()):
-        shares.put(share)
-    pool = ProcessPoolExecutor(
-        min(workers, len(batches)), context, initializer=_start, initargs=(job, shares, torch.get_num_threads())
+    shares = gpu_shares(min(workers, len(batches)), job.gpus, visible_gpus())
+    works = [partial(_sample, job, share, torch.get_num_threads()) for share in shares]
+    lost = (
+        "a sampling process was killed, perhaps for want of memory; what is done is kept. Try again, with fewer "
+        "workers (sample.workers) or smaller batches (sample.batch_size)"
     )
-    try:
-        keys = {pool.submit(_sample, prompts): key for key, prompts in batches}
-        for sampled in as_completed(keys):
-            done(keys[sampled], sampled.result())
-    except BrokenProcessPool:
-        raise MmalignError(
-            "a sampling process was killed, perhaps for want of memory; what is done is kept. Try again, with fewer "
-            "workers (sample.workers)"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with stopped_once(), as_done(works, [prompts for _, prompts in batches], lost=lost) as sampled:
+        for place, line in sampled:
+            done(batches[place][0], line)
 
 
 def visible_gpus() -> list[str]:
@@ -77,23 +65,17 @@ def gpu_shares(workers: int, gpus: int, visible: Sequence[str]) -> list[str]:
     return [sets[i % len(sets)] if sets else "" for i in range(workers)]
 
 
-_job: Job
 _sampler: Sampler | None = None
+"""Of this process, which has but one job."""
 
 
-def _start(job: Job, shares: Queue[str], threads: int) -> None:
-    """In a new process, before it touches a GPU."""
-    global _job
-    begin()
-    os.environ["CUDA_VISIBLE_DEVICES"] = shares.get()
-    import torch
-
-    torch.set_num_threads(threads)
-    _job = job
-
-
-def _sample(prompts: Sequence[Prompt]) -> Line:
+def _sample(job: Job, gpus: str, threads: int, prompts: Sequence[Prompt]) -> Line:
+    """In a process of its own, before the first batch untouched by torch."""
     global _sampler
-    if _sampler is None:  # not in `_start`: what is raised there ends the pool without its reason
-        _sampler = make_sampler(_job)
+    if _sampler is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+        import torch
+
+        torch.set_num_threads(threads)
+        _sampler = make_sampler(job)
     return _sampler.sample(prompts)

@@ -11,6 +11,7 @@ vision tower. Completion k is drawn with the seed of its prompt plus k, which is
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -126,6 +127,8 @@ class VllmSampler:
     """The thin part that touches vLLM: one engine with the model, one call of `generate` for each batch."""
 
     def __init__(self, job: Job) -> None:
+        # The engine in this process, not in one of its own: requests are scheduled in one order, nothing outlives us.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             vllm, lora = import_module("vllm"), import_module("vllm.lora.request")
         except ImportError as error:

@@ -88,8 +88,8 @@ check: $(VENV)/.setup-dev  ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.setup-dev  ## every benchmark of bench/, its figures printed
-	for b in bench/bench_*.py; do $(BIN)/python $$b || exit 1; done
+bench: $(VENV)/.setup-dev demo-data  ## every benchmark of bench/; writes bench/RESULTS.md
+	$(BIN)/python bench/results_page.py
 	$(BIN)/python bench/annotate.py
 
 clean:  ## caches and build outputs; runs/ and .venv stay

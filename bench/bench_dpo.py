@@ -171,7 +171,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "bench": "DPO step, LLaVA-1.5-7B FLOP shares, " + first["case"],
+                "bench": "DPO step, LLaVA-1.5-7B FLOP shares",
                 "peer": "TRL 1.16 DPOTrainer, defaults",
                 **first["against"]["trl"],
                 "max_rel_diff": max(max(m["rel_diff_loss"], m["rel_diff_gradient"]) for m in measured),

@@ -7,8 +7,8 @@ A LLaVA with random weights whose shares of work are those of LLaVA-1.5-7B, on o
 process, ours and theirs in turn, median of the ratios. In the same run: greedy tokens are those of `generate`, for each
 of the four; draws are those of `generate` with the same generators; and the memory of keys and values at its largest.
 
-`bound` is the ratio of tokens that pass through the language model, (n P + n T) / (P + n T). A CPU may surpass it:
-`generate` also copies all keys and values at every step.
+`bound` is the ratio of floating-point operations (torch's FlopCounterMode). A CPU may surpass it: `generate` also
+copies all keys and values at every step.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from align.models.draws import SeededDraw
@@ -106,8 +107,15 @@ def seeds(work: Work) -> list[list[int]]:
     return [[1000 * b + k for k in range(work.n)] for b in range(work.prompts)]
 
 
-def check(model: Any, batch: dict[str, torch.Tensor], work: Work) -> tuple[int, int]:
-    """The same tokens: greedily, and drawn by the same generators. Returns the largest cache of each side, in bytes."""
+@dataclass(frozen=True)
+class Account:
+    kv: int
+    """Bytes of keys and values at their largest."""
+    flops: int
+
+
+def check(model: Any, batch: dict[str, torch.Tensor], work: Work) -> tuple[Account, Account]:
+    """The same tokens: greedily, and drawn by the same generators. Returns what each side takes: ours, theirs."""
     greedy = theirs(model, batch, work, do_sample=False).repeat_interleave(work.n, dim=0)
     assert torch.equal(ours(model, batch, work, 0.0), greedy), "greedy tokens differ"
     assert len({tuple(row) for row in greedy.tolist()}) == work.prompts
@@ -127,14 +135,17 @@ def check(model: Any, batch: dict[str, torch.Tensor], work: Work) -> tuple[int, 
         return model.model.language_model.register_forward_hook(hook, with_kwargs=True)
 
     watch = weigh(0)
-    mine = ours(model, batch, work, 0.7)
+    with FlopCounterMode(display=False) as our_flops:
+        mine = ours(model, batch, work, 0.7)
     watch.remove()
     watch = weigh(1)
-    drawn = theirs(model, batch, work, do_sample=True, top_k=0, num_return_sequences=work.n, logits_processor=[draw])
+    how = {"do_sample": True, "top_k": 0, "num_return_sequences": work.n, "logits_processor": [draw]}
+    with FlopCounterMode(display=False) as their_flops:
+        drawn = theirs(model, batch, work, **how)
     watch.remove()
     assert torch.equal(mine, drawn), "draws differ"
     assert len({tuple(row) for row in drawn.tolist()}) == work.prompts * work.n
-    return largest[0], largest[1]
+    return Account(largest[0], our_flops.get_total_flops()), Account(largest[1], their_flops.get_total_flops())
 
 
 def cpu_seconds(run: Callable[[], Any]) -> float:
@@ -151,7 +162,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with quiet():
         model, batch = build_model(), build_batch(work.prompts)
-        mine_kv, other_kv = check(model, batch, work)
+        mine_takes, other_takes = check(model, batch, work)
         times = []
         for _ in range(work.rounds):
             mine = cpu_seconds(lambda: ours(model, batch, work, 0.7))
@@ -160,23 +171,22 @@ def main() -> None:
             )
             times.append((mine, other))
             print(f"ours {mine:6.2f} s   generate {other:6.2f} s   ratio {other / mine:.2f}")
-    width = batch["input_ids"].shape[1]
     tokens = work.prompts * work.n * work.new
     result = {
         "bench": f"sampling {work.prompts} prompts x {work.n} x {work.new}",
         "peer": "transformers generate(num_return_sequences=4)",
         "ratio": round(statistics.median(other / mine for mine, other in times), 2),
-        "bound": round(work.n * (width + work.new) / (width + work.n * work.new), 2),
+        "bound": round(other_takes.flops / mine_takes.flops, 2),
         "max_rel_diff": 0.0,  # the tokens are the same: `check`
         "ours": {
             "cpu_seconds": round(statistics.median(m for m, _ in times), 2),
             "tokens_per_s": round(tokens / statistics.median(m for m, _ in times)),
-            "kv_MB": round(mine_kv / 2**20, 1),
+            "kv_MB": round(mine_takes.kv / 2**20, 1),
         },
         "theirs": {
             "cpu_seconds": round(statistics.median(o for _, o in times), 2),
             "tokens_per_s": round(tokens / statistics.median(o for _, o in times)),
-            "kv_MB": round(other_kv / 2**20, 1),
+            "kv_MB": round(other_takes.kv / 2**20, 1),
         },
         "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
     }

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,25 @@ class PreferenceTrainer(_Planned, _Silent, DPOTrainer):
         super().__init__(**kwargs)
         # TRL refuses its own pre-pass for images, so the flag is raised where the refusal has been passed.
         self.precompute_ref_logps = has_reference
+        if self.accelerator.num_processes > 1:  # TRL's measures are gathered as if every process had as many pairs
+            self.accelerator.gather = partial(gather_uneven, self.accelerator.gather)
         if sharing:
             share_prefixes(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
             if self.ref_model is not None:
                 share_prefixes(self.ref_model)
+
+
+def gather_uneven(gather: Callable[[Any], Any], value: Any) -> Any:
+    """What the processes hold, one behind the other, also where one holds more than another.
+
+    With `batch_by: prompts` a batch is as many pairs as its prompts have.
+    """
+    if not isinstance(value, torch.Tensor) or value.ndim == 0:
+        return gather(value)
+    lengths = gather(torch.tensor([len(value)], device=value.device)).tolist()
+    longest = max(lengths)
+    filled = torch.cat([value, value.new_zeros(longest - len(value), *value.shape[1:])])
+    return torch.cat([part[:n] for part, n in zip(gather(filled).split(longest), lengths, strict=True)])
 
 
 class ExampleTrainer(_Planned, _Silent, SFTTrainer):

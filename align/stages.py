@@ -61,6 +61,7 @@ _TABLE = (
         name="dpo",
         work="align.train.dpo:work",
         requires=("pairs/preference.jsonl",),
+        reads=("sample/logprobs.jsonl",),
         uses_model=True,
         tensors=True,
     ),

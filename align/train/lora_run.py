@@ -41,6 +41,7 @@ from align.train.preflight import (
     rehearse,
     wants_checkpointing,
 )
+from align.train.sampled import Sampled
 from align.train.trl_fields import OWNED
 from annotate.errors import UserError
 from annotate.records import Failure
@@ -100,10 +101,12 @@ def train_lora(
     folder: Path,
     progress: Progress,
     reference_folder: Path | None = None,
+    sampled: Sampled | None = None,
 ) -> Trained:
     """Train an adapter of `model` on `rows` and leave it in `folder/adapter`. Goes on from the last checkpoint.
 
-    `reference_folder`: where the reference's log-probabilities are kept, unless the settings name a place.
+    `reference_folder`: where the reference's log-probabilities are kept, unless the settings name a place; `sampled`:
+    those that are known from the sampler.
     """
     check_options(settings, stage, method)
     with quiet():
@@ -126,7 +129,7 @@ def train_lora(
         with args.main_process_first(local=False):
             checkpoint = last_whole_checkpoint(folder)
         kept = reference_folder or folder / "reference"
-        build = _build_dpo if method == "dpo" else _build_sft
+        build = partial(_build_dpo, sampled=sampled) if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         with args.main_process_first(local=False):
@@ -150,14 +153,22 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
 
 
 def _build_dpo(
-    loaded: LoadedModel, measured: Measured, tokens: list[int], settings: Train, args: Any, folder: Path, tell: Progress
+    loaded: LoadedModel,
+    measured: Measured,
+    tokens: list[int],
+    settings: Train,
+    args: Any,
+    folder: Path,
+    tell: Progress,
+    *,
+    sampled: Sampled | None = None,
 ) -> tuple[Any, dict[str, str]]:
     """TRL's DPOTrainer, ready to train, and what the card says of how it computes."""
     from align.train.preference import Shortcuts
     from align.train.trainers import PreferenceTrainer, Watch
 
     rows = [row for row, _ in measured]
-    shortcuts = Shortcuts.of(loaded, settings, args, folder)
+    shortcuts = Shortcuts.of(loaded, settings, args, folder, sampled)
     if shortcuts.why_not_shared and settings.sharing == "auto":
         print(f"dpo: one row per completion, as TRL computes it: {shortcuts.why_not_shared}", file=sys.stderr)
     collate = partial(collate_preferences, rows, loaded.encoder, sharing=shortcuts.sharing)
@@ -174,8 +185,7 @@ def _build_dpo(
     rehearse(trainer, tokens, [row.id for row in rows], collate(reference=shortcuts.stand_in))
     shortcuts.fill(trainer, measured, loaded.encoder, tell)
     notes = shortcuts.notes | _plan_batches(trainer, rows, tokens, settings)
-    kept = None if shortcuts.reference is None else shortcuts.reference.path
-    trainer.add_callback(Watch(tell, check_dpo_start=True, reference=kept))
+    trainer.add_callback(Watch(tell, check_dpo_start=True, reference=shortcuts.source))
     return trainer, notes
 
 

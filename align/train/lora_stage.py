@@ -23,6 +23,7 @@ from align.settings import Train
 from align.train.card import adapter_card
 from align.train.lora_rows import TrainRow, rows_sha256
 from align.train.lora_run import Method, check_options, train_lora
+from align.train.sampled import Sampled
 from annotate.errors import UserError
 from annotate.jsonl import dump_line
 from annotate.records import Failure, sha256_of
@@ -48,8 +49,9 @@ class LoraWork:
         method: Method,
         rows: Sequence[TrainRow],
         beside: Mapping[str, str] | None = None,
+        sampled: Sampled | None = None,
     ) -> None:
-        """`beside`: small text files that go with the adapter."""
+        """`beside`: small text files that go with the adapter; `sampled`: what is known of DPO's reference."""
         settings: Train = context.recipe.block(stage) or Train()
         check_options(settings, stage, method)
         self._stage = stage
@@ -57,6 +59,7 @@ class LoraWork:
         self._rows = rows
         self._beside = dict(beside or {})
         self._settings = settings
+        self._sampled = sampled if settings.reference == "cache" else None
         self._seed = context.recipe.seed
         self._model = context.model
         self._model_sha256 = context.model_sha256
@@ -74,6 +77,7 @@ class LoraWork:
                 "trl": dict(s.trl),
                 **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
                 **_beside_defaults(s, "batches", "group_by_length", "quantize"),
+                **({"sampled": file_sha256(self._sampled.path)} if self._sampled else {}),
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
             }
@@ -96,6 +100,7 @@ class LoraWork:
                 folder=folder,
                 progress=progress,
                 reference_folder=workspace / "reference",
+                sampled=self._sampled,
             )
             line = {
                 "log": made.log,

@@ -28,6 +28,7 @@ from align.settings import Train
 from align.train.lora_rows import Reference, Size, Spoken, TrainRow, batch_of, spoken
 from align.train.packing import why_not_shared
 from align.train.reference import Crew, MadeBy, ReferenceCache, asked_of
+from align.train.sampled import Sampled
 from align.train.trainers import score
 from annotate.errors import UserError
 from annotate.records import sha256_of
@@ -44,9 +45,12 @@ class Shortcuts:
     why_not_shared: str
     reference: ReferenceCache | None
     why_live: str = ""
+    sampled: Sampled | None = None
 
     @classmethod
-    def of(cls, loaded: LoadedModel, settings: Train, args: Any, folder: Path) -> Shortcuts:
+    def of(
+        cls, loaded: LoadedModel, settings: Train, args: Any, folder: Path, sampled: Sampled | None = None
+    ) -> Shortcuts:
         """`folder`: where the reference's log-probabilities are kept, unless the settings name another."""
         if args.neftune_noise_alpha:
             raise UserError("dpo.trl.neftune_noise_alpha: noise would be in the policy and not in its reference")
@@ -59,7 +63,9 @@ class Shortcuts:
                 made_by(loaded, args),
                 ld_alpha=args.ld_alpha,
             )
-        return cls(off or why_not_shared(loaded.model), reference, why_live)
+        if settings.quantize != "none":
+            sampled = None  # it was sampled from the whole weights
+        return cls(off or why_not_shared(loaded.model), reference, why_live, None if why_live else sampled)
 
     @property
     def sharing(self) -> bool:
@@ -74,8 +80,15 @@ class Shortcuts:
             else "share its image and question (the loss is TRL's)",
             "reference log-probabilities": f"computed at every step ({self.why_live})"
             if self.why_live
-            else "computed once, before the first step",
+            else f"computed once, before the first step{', where the sampler did not keep them' * bool(self.sampled)}",
         }
+
+    @property
+    def source(self) -> Path | None:
+        """The file that the reference's log-probabilities come from."""
+        if self.reference is None:
+            return None
+        return self.sampled.path if self.sampled else self.reference.path
 
     @property
     def stand_in(self) -> Reference | None:
@@ -86,6 +99,8 @@ class Shortcuts:
         """Compute the reference's log-probabilities that are not known yet."""
         if self.reference is None:
             return
+        if self.sampled is not None:
+            self.reference.take(rows, self.sampled)
 
         def scored(batch: Sequence[tuple[TrainRow, str]]) -> list[array[float]]:
             try:

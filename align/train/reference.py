@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.digest import file_sha256
 from align.train.lora_rows import Size, Spoken, TrainRow
+from align.train.sampled import Sampled
 from annotate.errors import UserError
 from annotate.journal import Journal, JournalInUse, read_journal
 from annotate.records import sha256_of
@@ -133,6 +134,14 @@ class ReferenceCache:
                 self._images[path] = file_sha256(path)
         turns = [[turn.role, turn.text] for turn in row.prompt.turns]
         return sha256_of([turns, [self._images[path] for path in row.images], text])
+
+    def take(self, rows: Sequence[tuple[TrainRow, Size]], sampled: Sampled) -> None:
+        """Know what the sampler knows, and the file does not. It stays where it is."""
+        for row, size in rows:
+            for text, n_tokens in zip(row.completions, size.completions, strict=True):
+                values = sampled.per_token.get((row.prompt.id, text))
+                if values is not None and len(values) == n_tokens:
+                    self._known.setdefault(self.key(row, text), values)
 
     def fill(
         self, asked: Sequence[Asked], score: Score, *, size: int, progress: Progress, crew: Crew | None = None

@@ -28,6 +28,8 @@ from annotate.stage import Progress
 DPO_START_TOLERANCE = 1e-3
 DPO_START_TOLERANCE_BF16 = 0.05
 """Where the reference was computed before, in batches of other shapes: what bfloat16 rounds away in 100 tokens."""
+DPO_USUAL_BETA = 0.1
+"""For which these are meant: a reward is a sum of log-probabilities times beta."""
 LOGISTIC = ("sigmoid", "robust", "aot", "aot_unpaired", "sigmoid_norm")
 """Losses of TRL that are ln 2 where policy and reference are one."""
 
@@ -159,6 +161,7 @@ def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | N
     Anything else means that the reference is another model, or that text, pixels or masks differ between the two.
     """
     tolerance = DPO_START_TOLERANCE_BF16 if args.bf16 and reference is not None else DPO_START_TOLERANCE
+    tolerance *= max(1.0, args.beta / DPO_USUAL_BETA)
     rewards = [abs(logs[f"rewards/{side}"]) for side in ("chosen", "rejected", "margins")]
     weights = args.loss_weights or [1.0] * len(args.loss_type)
     # WPO weighs each pair by its probability, so its loss begins anywhere; as do losses that are no logistic ones
@@ -171,7 +174,8 @@ def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | N
         f"largest reward {max(rewards):.6f} (should be 0)"
     )
     if reference is not None:
-        raise UserError(f"{found}; the log-probabilities in {reference} are not this model's: delete that file")
+        remedy = "delete that file, or set reference: live"
+        raise UserError(f"{found}; the log-probabilities in {reference} are not this model's: {remedy}")
     raise RuntimeError(found)
 
 

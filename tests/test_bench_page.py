@@ -93,3 +93,8 @@ def test_the_quick_sampling_benchmark_gives_a_row(tmp_path: Path) -> None:
     _, what, peer, _, bound, _, differs, _ = (cell.strip() for cell in row.split("|"))
     assert (what, bound, differs) == ("sampling 2 prompts x 4 x 8", "3.69", "none")
     assert peer == "transformers generate(num_return_sequences=4)"
+    (line,) = (json.loads(text) for text in (tmp_path / "results" / "lines.jsonl").read_text().splitlines())
+    assert set(line) == {"command", *LINE}
+    # keys and values: 4 rows of prompt and answer, or one of the prompt and 4 answers
+    width = 576 + 67
+    assert line["theirs"]["kv_MB"] / line["ours"]["kv_MB"] == pytest.approx(4 * (width + 8) / (width + 32), rel=0.03)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,17 +228,3 @@ def test_another_family_is_decoded_by_generate_and_the_log_says_so_once(
         "GPT2LMHeadModel is decoded by transformers' own `generate`: the faster ways are tested for llama, llava, "
         "llava_next, mistral only"
     ]
-
-
-@pytest.mark.slow
-def test_the_benchmark_checks_itself_and_ends_with_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "bench/bench_sampling.py", "--quick"],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert set(result) == {"bench", "peer", "ratio", "bound", "max_rel_diff", "ours", "theirs", "machine"}
-    assert result["theirs"]["kv_MB"] / result["ours"]["kv_MB"] == pytest.approx(result["bound"], rel=0.02)

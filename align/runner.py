@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,15 +24,14 @@ from align.account import counts, failed, outputs_of, price
 from align.base import Models
 from align.console import Console
 from align.context import PromptSet
+from align.inputs import gathered, input_faults, missing_packages
 from align.recipe import Recipe
-from align.settings import Prompts
 from align.stages import STAGES, Stage, make_work
 from align.state import State, earlier, present, stage_identity, state_of, states
 from align.workspace import StageFolder, commit, locked
 from annotate.errors import MmalignError, UserError
 from annotate.journal import Journal
 from annotate.jsonl import read_records
-from annotate.lanes import check_backend
 from annotate.records import Manifest, Record, sha256_of
 from annotate.stage import Compiled, Line, Unit, Work
 
@@ -143,35 +141,20 @@ class Runner:
         """What the user handed in, whole, before any work. Raises `UserError` with everything that is wrong."""
         faults: list[str] = []
         if any(s.uses_model for s in stages) and self.recipe.tune is None:
-            with _gathered(faults):
+            with gathered(faults):
                 _ = self.models.model
         if any(s.uses_backbone for s in stages) and self.recipe.language is None:
-            with _gathered(faults):
+            with gathered(faults):
                 _ = self.models.backbone
         if faults:
             raise UserError(*faults)
         known = states(self.recipe, self.models, stages)
         ahead = [s for s in stages if known[s.name].kind != "done"]
-        faults += _missing_packages(self.recipe, ahead)
+        faults += missing_packages(self.recipe, ahead)
         if any(s.uses_prompts for s in ahead):
-            with _gathered(faults):
+            with gathered(faults):
                 _ = self.prompts.checked
-        for stage in ahead:
-            block = self.recipe.block(stage.name)
-            asked = getattr(block, "judge", None) if stage.name == "evaluate" else block
-            if asked is not None and hasattr(asked, "backend") and not self.reparse:
-                with _gathered(faults):
-                    check_backend(asked)
-            if stage.name == "pairs" and block.also:
-                from align.pairs.also import read_also
-
-                with _gathered(faults):
-                    read_also(block.also, Path((self.recipe.prompts or Prompts()).image_root))
-            if stage.name == "evaluate":
-                from align.evaluate.plan import load_exams
-
-                with _gathered(faults):
-                    load_exams(block, self.recipe.prompts or Prompts())
+        faults += input_faults(self.recipe, ahead, asking=not self.reparse)
         if faults:
             raise UserError(*faults)
 
@@ -350,30 +333,10 @@ def _versions(stage: Stage) -> dict[str, str]:
     return found
 
 
-def _missing_packages(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
-    """What is not installed, with the command that installs it."""
-    quantized = any(getattr(recipe.block(s.name), "quantize", "none") != "none" for s in stages)
-    wanted: dict[str, tuple[str, ...]] = {
-        "train": ("torch", "transformers", "trl", "peft") if any(s.tensors for s in stages) else (),
-        "qlora": ("bitsandbytes",) if quantized else (),
-        "report": ("jinja2", "matplotlib") if any(s.name == "report" for s in stages) else (),
-    }
-    missing = {extra: [name for name in names if find_spec(name) is None] for extra, names in wanted.items()}
-    return [f"not installed: {', '.join(names)}; pip install 'mmalign[{e}]'" for e, names in missing.items() if names]
-
-
 def _set_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-@contextmanager
-def _gathered(faults: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        faults += error.faults
 
 
 @contextmanager

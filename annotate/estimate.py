@@ -110,7 +110,8 @@ def _together(limits: Sequence[float | None]) -> float | None:
 def spelled(found: Estimate) -> list[str]:
     """The estimate in lines for the terminal."""
     if not found.calls:
-        return [f"no calls ({found.cached} answered already)" if found.cached else "no calls"]
+        here = f"; up to {found.output_tokens:,} tokens are written here" if found.output_tokens else ""
+        return [f"no calls ({found.cached} answered already){here}" if found.cached else f"no calls{here}"]
     cached = f", {found.cached} answered already" if found.cached else ""
     calls = f"{found.calls} {'call' if found.calls == 1 else 'calls'}{cached}"
     lines = [f"{calls}; {_tokens(found)}", _dollars(found)] if found.paid else [f"{calls}, free"]

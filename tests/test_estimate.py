@@ -156,6 +156,7 @@ def test_a_paid_estimate_in_full() -> None:
     [
         (Estimate(), ["no calls"]),
         (Estimate(cached=3), ["no calls (3 answered already)"]),
+        (Estimate(output_tokens=64_000), ["no calls; up to 64,000 tokens are written here"]),  # sampling
         (Estimate(calls=1), ["1 call, free"]),
         (
             Estimate(calls=12, cached=6, minutes=2.2),

@@ -17,10 +17,12 @@ import pytest
 import torch
 from tiny_llava import FolderContext, ask_about, run_stage, save_image, save_tiny_llava
 
+from align.console import Console
 from align.context import PromptSet
 from align.models.draws import seed_of
 from align.models.load import LoadedModel, digest_of, load_vlm
-from align.recipe import Recipe
+from align.recipe import Recipe, load_recipe
+from align.runner import Runner
 from align.sample.batches import plan_batches, tokens_of
 from align.sample.engine import Ask, Decoding, Draw, generate
 from align.sample.ray_engine import fleet_of, sample_on_ray
@@ -237,6 +239,21 @@ def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
     if find_spec("vllm") is None:
         with pytest.raises(UserError, match=r"pip install 'mmalign\[vllm\]'"):
             run_stage(make_work(folder, root, prompts, engine="vllm"), tmp_path)
+
+
+def test_it_is_said_with_all_other_faults_before_any_stage_works(
+    folder: Path, pictures: tuple[Path, list[Image]], prompts: list[Prompt], tmp_path: Path
+) -> None:
+    root, _ = pictures
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(p.to_json()) + "\n" for p in prompts))
+    text = (
+        f"model: {folder}\nprompts: {{file: {tmp_path}/prompts.jsonl, image_root: {root}}}\nteach: {{}}\nsample: {{}}\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "r.yaml", [f"runs={tmp_path}/runs", "sample.gpus_per_worker=2"])
+    with pytest.raises(UserError, match=r"sample\.gpus_per_worker: only engine: vllm splits"):
+        Runner(recipe, Console(quiet=True)).bring(None)
+    assert not (recipe.folder / "sample").exists()
 
 
 def test_an_adapter_is_sampled_with_its_base(

@@ -1,0 +1,62 @@
+"""What stages are handed, looked at before any of them works: hours of training are no time to find a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from align.recipe import Recipe
+from align.settings import Prompts
+from align.stages import Stage
+from annotate.errors import UserError
+from annotate.lanes import check_backend
+
+
+def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool) -> list[str]:
+    """What these stages will not be able to work with. `asking`: annotators are to be asked, not only read again."""
+    faults: list[str] = []
+    prompts = recipe.prompts or Prompts()
+    for stage in stages:
+        block = recipe.block(stage.name)
+        asked = getattr(block, "judge", None) if stage.name == "evaluate" else block
+        if asked is not None and hasattr(asked, "backend") and asking:
+            with gathered(faults):
+                check_backend(asked)
+        if stage.name == "sample":
+            from align.sample.stage import check
+
+            with gathered(faults):
+                check(block)
+        if stage.name == "pairs" and block.also:
+            from align.pairs.also import read_also
+
+            with gathered(faults):
+                read_also(block.also, Path(prompts.image_root))
+        if stage.name == "evaluate":
+            from align.evaluate.plan import load_exams
+
+            with gathered(faults):
+                load_exams(block, prompts)
+    return faults
+
+
+def missing_packages(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
+    """What is not installed, with the command that installs it."""
+    quantized = any(getattr(recipe.block(s.name), "quantize", "none") != "none" for s in stages)
+    wanted: dict[str, tuple[str, ...]] = {
+        "train": ("torch", "transformers", "trl", "peft") if any(s.tensors for s in stages) else (),
+        "qlora": ("bitsandbytes",) if quantized else (),
+        "report": ("jinja2", "matplotlib") if any(s.name == "report" for s in stages) else (),
+    }
+    missing = {extra: [name for name in names if find_spec(name) is None] for extra, names in wanted.items()}
+    return [f"not installed: {', '.join(names)}; pip install 'mmalign[{e}]'" for e, names in missing.items() if names]
+
+
+@contextmanager
+def gathered(faults: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        faults += error.faults

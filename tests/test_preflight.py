@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from dpo_rig import LORA, config, our_trainer, row_of
+from dpo_rig import LORA, config, lora, our_trainer, row_of
 from tiny_llava import FolderContext, ask_about, pair, run_stage, save_image, save_tiny_llava
 
 from align.context import PromptSet
@@ -169,6 +169,36 @@ def test_the_rule_of_thumb_is_near_what_autograd_keeps(tmp_path: Path, root: Pat
     assert 0.67 < guess / kept < 1.5
 
 
+@pytest.mark.parametrize(("itemsize", "dropout"), [(4, 0.0), (4, 0.05), (2, 0.0)])
+def test_the_rule_of_thumb_holds_for_dropout_and_two_bytes(tmp_path: Path, itemsize: int, dropout: float) -> None:
+    """Within a quarter. Adapters are in float32 beside a bfloat16 model, as PEFT makes them."""
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(
+        vocab_size=64, hidden_size=256, intermediate_size=688, num_hidden_layers=2, num_attention_heads=4
+    )
+    plain = LlamaForCausalLM(shape).to(torch.float32 if itemsize == 4 else torch.bfloat16)
+    plain.save_pretrained(tmp_path)
+    made = lora()
+    made.lora_dropout, made.target_modules = dropout, r".*_proj"
+    model = get_peft_model(plain, made).train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    bf16 = torch.autocast("cpu", dtype=torch.bfloat16, enabled=itemsize == 2)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), bf16:
+        model.get_base_model().model(input_ids=torch.randint(0, 64, (1, 300)), use_cache=False)
+    kept = sum(t.untyped_storage().nbytes() for pointer, t in held.items() if pointer not in own)
+    settings = Train(lora=Lora(r=4, target=r".*_proj", dropout=dropout))
+    guess = memory_needed(tmp_path, shape, settings, [300], batch_size=1, itemsize=itemsize, dropout=dropout > 0)
+    assert 0.8 < guess.kept / kept < 1.25
+
+
 @pytest.mark.parametrize(("free_gb", "wanted"), [(80, False), (24, False), (20, True), (16, True), (None, False)])
 def test_checkpointing_is_chosen_by_memory(free_gb: float | None, wanted: bool) -> None:
     needed = Memory(weights=14 * 10**9, adapter=10**9, kept=5 * 10**9, kept_checkpointed=10**9)
@@ -180,7 +210,7 @@ def test_checkpointing_is_chosen_by_memory(free_gb: float | None, wanted: bool) 
 
 
 def test_llava_7b_at_its_real_shapes(tmp_path: Path) -> None:
-    """About 14 GB of weights, and 4.6 GB kept for a pair of 636 + 2 x 110 tokens, in bfloat16."""
+    """About 14 GB of weights, and 5.6 GB kept for a pair of 636 + 2 x 110 tokens, in bfloat16."""
     import json
     import struct
 
@@ -196,7 +226,7 @@ def test_llava_7b_at_its_real_shapes(tmp_path: Path) -> None:
     needed = memory_needed(tmp_path, shape, Train(), [856], batch_size=1, itemsize=2)
     assert round(needed.weights / 1e9, 1) == 14.1
     assert round(needed.adapter / 1e9, 1) == 5.1  # r 128 on all projections: 320 million numbers
-    assert round(needed.kept / 1e9, 1) == 4.7
+    assert round(needed.kept / 1e9, 1) == 5.6
     assert needed.kept_checkpointed < 0.4e9
     quantised = memory_needed(tmp_path, shape, Train(quantize="nf4"), [856], batch_size=1, itemsize=2)
     assert round(quantised.weights / 1e9, 1) == 4.5  # 6.5 billion weights at 4.13 bits, the rest as before

@@ -121,7 +121,7 @@ def train_lora(
         from align.train.trainers import last_whole_checkpoint
 
         tokens = _tokens(method, settings, measured, ahead)
-        needed = _memory_needed(model, ahead, settings, tokens)
+        needed = _memory_needed(method, model, ahead, settings, tokens)
         args = _training_arguments(method, settings, seed, folder, needed)
         # what was encoded to be checked is not encoded again
         loaded = load_vlm(model, quantize=settings.quantize)
@@ -260,18 +260,27 @@ def _plan_batches(trainer: Any, rows: Sequence[TrainRow], tokens: Sequence[int],
 
 def _tokens(method: Method, settings: Train, measured: Measured, ahead: Ahead) -> list[int]:
     """What is computed for each item of the dataset."""
-    from align.train.packing import FAMILIES
+    from align.train.packing import why_unlike
 
-    shares = method == "dpo" and settings.sharing == "auto" and ahead.config.model_type in FAMILIES
+    shares = method == "dpo" and settings.sharing == "auto" and not why_unlike(ahead.config)
     return costs(measured, by_prompt=settings.batch_by == "prompts", sharing=shares)
 
 
-def _memory_needed(model: Path, ahead: Ahead, settings: Train, tokens: Sequence[int]) -> Memory:
+def _memory_needed(method: Method, model: Path, ahead: Ahead, settings: Train, tokens: Sequence[int]) -> Memory:
     import torch
 
     batch_size = settings.trl.get("per_device_train_batch_size", 8)
     itemsize = 2 if torch.cuda.is_available() else 4
-    return memory_needed(model, ahead.config, settings, tokens, batch_size=batch_size, itemsize=itemsize)
+    drops = method != "dpo" or not settings.trl.get("disable_dropout", True)  # TRL's DPO switches all dropout off
+    return memory_needed(
+        model,
+        ahead.config,
+        settings,
+        tokens,
+        batch_size=batch_size,
+        itemsize=itemsize,
+        dropout=drops and settings.lora.dropout > 0,
+    )
 
 
 def _training_arguments(method: Method, settings: Train, seed: int, folder: Path, needed: Memory) -> Any:

@@ -184,15 +184,23 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 def why_not_shared(model: Any) -> str:
     """Why this model keeps TRL's layout, one row per completion; empty where prefixes can be shared."""
     text = model.config.get_text_config()
-    if model.config.model_type not in FAMILIES:
-        return f"models of type {model.config.model_type} are not among {', '.join(FAMILIES)}"
+    if unlike := why_unlike(model.config):
+        return unlike
+    if text._attn_implementation not in ("sdpa", ATTENTION):
+        return f"attention {text._attn_implementation} does not take the mask of a packed row; sdpa does"
+    return ""
+
+
+def why_unlike(config: Any) -> str:
+    """Why models of this configuration are not known to be equal; empty where they are."""
+    text = config.get_text_config()
+    if config.model_type not in FAMILIES:
+        return f"models of type {config.model_type} are not among {', '.join(FAMILIES)}"
     if text.model_type not in LANGUAGE_MODELS:
         return f"language models of type {text.model_type} are not among {', '.join(LANGUAGE_MODELS)}"
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in LENGTH_BOUND:
         return f"its positions ({rope}) depend on how long a row is"
-    if text._attn_implementation not in ("sdpa", ATTENTION):
-        return f"attention {text._attn_implementation} does not take the mask of a packed row; sdpa does"
     return ""
 
 

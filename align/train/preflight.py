@@ -28,8 +28,11 @@ from annotate.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-KEPT_PER_TOKEN = 20.8
-"""Numbers kept for the backward per token, layer and unit of width: a Llama layer with adapters on all projections."""
+KEPT_PER_TOKEN = {4: 20.8, 2: 25.0}
+"""Numbers kept for the backward per token, layer and unit of width: a Llama layer with adapters on all projections.
+In 2 bytes they are more: norms are computed in 4, and adapters, which are in 4, are given copies of their own."""
+KEPT_BY_DROPOUT = {4: 5.4, 2: 1.0}
+"""Bytes per token and input of an adapter with dropout: what was not dropped, and which; in 2 bytes such a copy."""
 ADAPTER_BYTES = 16
 """Per trained number, in float32: itself, its gradient, and Adam's two."""
 HEADROOM = 0.9
@@ -108,18 +111,28 @@ def costs(measured: Sequence[tuple[TrainRow, Size]], *, by_prompt: bool, sharing
 
 
 def memory_needed(
-    folder: Path, config: Any, settings: Train, tokens: Sequence[int], *, batch_size: int, itemsize: int
+    folder: Path,
+    config: Any,
+    settings: Train,
+    tokens: Sequence[int],
+    *,
+    batch_size: int,
+    itemsize: int,
+    dropout: bool = False,
 ) -> Memory:
     """From the shapes in the weights' headers and the tokens of each item.
 
-    `itemsize`: bytes of a number while computing.
+    `itemsize`: bytes of a number while computing; `dropout`: whether the adapter's is active.
     """
     text = config.get_text_config()
     tensors = list(_tensors(folder))
     target = re.compile(settings.lora.target)
     adapted = [shape for name, shape in tensors if len(shape) == 2 and target.fullmatch(name.removesuffix(".weight"))]
     longest = max(tokens) * min(batch_size, len(tokens))  # rows are padded to the longest of the batch
-    layer = int(KEPT_PER_TOKEN * text.hidden_size * longest * itemsize)
+    layer = KEPT_PER_TOKEN[itemsize] * text.hidden_size * itemsize
+    if dropout:
+        layer += KEPT_BY_DROPOUT[itemsize] * sum(shape[1] for shape in adapted) / text.num_hidden_layers
+    layer = int(layer * longest)
     nf4 = settings.quantize == "nf4"
     sizes = ((prod(shape), NF4_BYTES if nf4 and _is_quantized(name, shape) else itemsize) for name, shape in tensors)
     return Memory(

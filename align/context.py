@@ -16,6 +16,7 @@ What each stage leaves in `runs/<name>/<stage>/`:
                conditioning.json card.md
     dpo, steerlm, rejection, sft
                adapter/ log.jsonl failures.jsonl card.md [conditioning.txt: appended to prompts at inference]
+               model/ in place of adapter/ where the recipe's parts.language is not lora
     evaluate   items.jsonl metrics.jsonl verdicts.json failures.jsonl
     report     report.html report.json table.txt
 """

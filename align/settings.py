@@ -289,10 +289,28 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which parts of the model learn. Multi-Modal Preference Alignment, section 3.2, speaks of LoRA alone."""
+
+    language: Literal["lora", "full", "frozen"] = option(
+        "lora", "the language model: by the adapter, whole, or not at all; without an adapter a whole model is left"
+    )
+    projector: Literal["frozen", "full"] = option(
+        "frozen", "between tower and language model; with full its weights lie in the adapter's folder"
+    )
+    tower: Literal["frozen", "full"] = option("frozen", "the vision tower, likewise")
+    projector_learning_rate: float | None = option(
+        None, "of the projector, trl.learning_rate where left out; the paper's code has one, 2e-5", above=0
+    )
+    tower_learning_rate: float | None = option(None, "of the tower, likewise", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
-    """One LoRA training: `dpo`, `steerlm`, `rejection` and `sft` all have this shape."""
+    """One training: `dpo`, `steerlm`, `rejection` and `sft` all have this shape."""
 
     lora: Lora = option(Lora, "the adapter")  # noqa: RUF009
+    parts: Parts = option(Parts, "what learns, and at which rate")  # noqa: RUF009
     max_length: int | None = option(
         None, "tokens of a row, image tokens included; longer rows are refused, not cut", low=1
     )

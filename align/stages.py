@@ -90,7 +90,7 @@ _TABLE = (
     Stage(
         name="evaluate",
         work="align.evaluate.stage:work",
-        reads=(*(f"{name}/adapter" for name in _TRAINED), "steerlm/conditioning.txt"),
+        reads=(*(f"{name}/{made}" for name in _TRAINED for made in ("adapter", "model")), "steerlm/conditioning.txt"),
         options=("annotate.backend", "annotate.model"),
         uses_model=True,
         uses_backbone=True,

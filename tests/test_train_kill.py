@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_llava import ask_about, pair, save_image, save_tiny_llava
 
-from align.settings import Lora, Train
+from align.settings import Lora, Parts, Train
 from align.train.lora_rows import TrainRow, preference_row
 from align.train.lora_run import train_lora
 from annotate.jsonl import dump_line
@@ -35,15 +35,18 @@ def resumable(folder: Path, root: Path, workspace: Path, *, method: str, tell: A
     """A training of 24 steps over 2 epochs, with dropout, a checkpoint every 5 steps."""
     images = [save_image(root, f"k{i}.png", seed=i) for i in range(24)]
     rows = [preference_row(pair(ask_about(image, text=f"Question {i}?")), root) for i, image in enumerate(images)]
-    if method == "sft":
+    if method != "dpo":
         rows = [TrainRow(id=r.id, prompt=r.prompt, images=r.images, completions=r.completions[:1]) for r in rows]
     return train_lora(
-        method=method,  # type: ignore[arg-type]
+        method="dpo" if method == "dpo" else "sft",
         stage=method,
         rows=rows,
         model=folder,
         settings=Train(
             lora=Lora(r=4, alpha=8, dropout=0.2),
+            parts=Parts(language="full", projector="full", projector_learning_rate=1e-3)
+            if method == "full"
+            else Parts(),
             checkpoint_every=5,
             trl={
                 "per_device_train_batch_size": 2,
@@ -62,7 +65,14 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(("method", "killed_after"), [("sft", 7), pytest.param("dpo", 13, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("method", "killed_after"),
+    [
+        ("sft", 7),
+        pytest.param("full", 8, marks=pytest.mark.slow),
+        pytest.param("dpo", 13, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, method: str, killed_after: int) -> None:
     folder, root, workspace = save_tiny_llava(tmp_path / "llava"), tmp_path / "images", tmp_path / "killed"
     root.mkdir()
@@ -77,6 +87,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, method: str,
                 break
     assert child.returncode == -signal.SIGKILL
     assert not (workspace / "adapter").exists()
+    assert not (workspace / "model").exists()
     # A checkpoint that the kill cut short has no marker: it must not be taken for one.
     half = workspace / "checkpoint-20"
     half.mkdir(exist_ok=True)
@@ -88,6 +99,8 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, method: str,
     undisturbed = resumable(folder, root, tmp_path / "whole", method=method, tell=lambda done, total, note="": None)
     assert 1 < steps[0] <= killed_after  # from the last checkpoint, not from the start
     assert steps[-1] == 24
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
+    names = sorted(path.name for path in undisturbed.adapter.iterdir())
+    assert ("model.safetensors" if method == "full" else "adapter_model.safetensors") in names
+    for name in names:
         assert file_sha256(resumed.adapter / name) == file_sha256(undisturbed.adapter / name), name
     assert [dump_line(entry) for entry in resumed.log] == [dump_line(entry) for entry in undisturbed.log]

@@ -11,7 +11,7 @@ from align.context import Context
 from align.digest import model_digest
 from align.evaluate.suite import Suite
 from align.pairs.steerlm import conditioning
-from align.settings import Evaluate, Pairs
+from align.settings import Evaluate, Pairs, Train
 from annotate.records import sha256_of
 
 if TYPE_CHECKING:
@@ -57,13 +57,22 @@ def contestants(context: Context) -> tuple[Contestant, ...]:
     found.append(Contestant(name="vlm", sha256=context.model_sha256, folder=context.model))
     for method in ALIGNED:
         if context.has(method):
-            adapter = context.path(method, "adapter")
-            sha256 = sha256_of([context.model_sha256, model_digest(adapter)])
+            folder, adapter, sha256 = _trained(context, method)
             found += [
-                Contestant(name=name, sha256=sha256, folder=context.model, adapter=adapter, conditioning=conditioning)
-                for name, conditioning in _ways_to_ask(context, method, adapter.parent).items()
+                Contestant(name=name, sha256=sha256, folder=folder, adapter=adapter, conditioning=conditioning)
+                for name, conditioning in _ways_to_ask(context, method, (adapter or folder).parent).items()
             ]
     return tuple(found)
+
+
+def _trained(context: Context, method: str) -> tuple[Path, Path | None, str]:
+    """Where the weights are, the adapter on them, and the digest of both."""
+    train: Train = context.recipe.block(method) or Train()
+    if train.parts.language != "lora":
+        folder = context.path(method, "model")
+        return folder, None, model_digest(folder)
+    adapter = context.path(method, "adapter")
+    return context.model, adapter, sha256_of([context.model_sha256, model_digest(adapter)])
 
 
 def read_conditioning(file: Path) -> str:

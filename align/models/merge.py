@@ -29,11 +29,19 @@ def merge_adapter(folder: Path, adapter: Path, out: Path) -> bool:
     shutil.rmtree(new, ignore_errors=True)
     with quiet():
         load_vlm(folder, adapter=adapter).model.save_pretrained(new)
-    weights = {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
-    for file in sorted(set(folder.iterdir()) - weights):
-        if file.is_file() and not (new / file.name).exists():
-            shutil.copyfile(file, new / file.name)
+    copy_beside_weights(folder, new)
     (new / RECEIPT).write_text(made_from, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     new.rename(out)
     return True
+
+
+def copy_beside_weights(folder: Path, new: Path, *, replace: bool = False) -> None:
+    """Give the weights in `new` all that lies beside those in `folder`: tokenizer, processor, licence.
+
+    `replace`: configurations too, which `save_pretrained` has written anew.
+    """
+    weights = {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
+    for file in sorted(set(folder.iterdir()) - weights):
+        if file.is_file() and file.name != RECEIPT and (replace or not (new / file.name).exists()):
+            shutil.copyfile(file, new / file.name)

@@ -51,11 +51,17 @@ def lora_rank(adapter: Path) -> int:
     """The least rank that vLLM can be built for and the adapter fits into. Raises `UserError`."""
     file = adapter / "adapter_config.json"
     try:
-        own = int(json.loads(file.read_text(encoding="utf-8"))["r"])
+        config = json.loads(file.read_text(encoding="utf-8"))
+        own = int(config["r"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{file}: no rank `r` to be found ({type(error).__name__}); is it a finished adapter?"
         ) from error
+    if config.get("modules_to_save"):
+        raise UserError(
+            f"{file}: holds {', '.join(config['modules_to_save'])} beside LoRA, which vLLM does not take. Merge the "
+            "adapter into the model"
+        )
     fitting = [rank for rank in LORA_RANKS if rank >= own]
     if not fitting:
         raise UserError(f"{file}: rank {own}; vLLM takes up to {LORA_RANKS[-1]}. Merge the adapter into the model")

@@ -1,12 +1,13 @@
-"""The model card written beside every adapter: what it was made of and how, and nothing that was not measured."""
+"""The card written beside every adapter or model: what it was made of and how; nothing that was not measured."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from align.settings import Train
+from align.settings import Parts, Train
 
 WHAT = {
     "dpo": "Direct Preference Optimization (arXiv:2305.18290) on pairs of the model's own completions, ranked by an "
@@ -19,13 +20,29 @@ WHAT = {
 
 MEASURES = ("loss", "rewards/margins", "rewards/accuracies", "mean_token_accuracy", "grad_norm")
 
+ADAPTER = {
+    "library": "peft",
+    "tags": "lora, ",
+    "kind": "LoRA adapter",
+    "made": "adapter",
+    "loaded": "load_vlm(base_folder, adapter=adapter_folder)",
+}
+MODEL = {
+    "library": "transformers",
+    "tags": "",
+    "kind": "Model",
+    "made": "model",
+    "loaded": "load_vlm(model_folder)",
+}
+"""Words of the card, of an adapter and of a model that was trained without one."""
+
 HEAD = """\
 ---
-library_name: peft
-tags: [lora, mmalign, {stage}]
+library_name: {library}
+tags: [{tags}mmalign, {stage}]
 ---
 
-# LoRA adapter: {stage}
+# {kind}: {stage}
 
 {what}. See Multi-Modal Preference Alignment, section 3.2.
 
@@ -34,7 +51,7 @@ tags: [lora, mmalign, {stage}]
 | | |
 |-|-|
 | base model, sha256 over its files | `{model}` |
-| adapter weights, sha256 | `{weights}` |
+| {made} weights, sha256 | `{weights}` |
 | training rows, sha256 | `{rows}` |
 | rows given / trained on | {n_rows} / {n_trained} |
 | optimizer steps | {steps} |
@@ -45,13 +62,13 @@ TAIL = """
 ## Use
 
     from align.models.load import load_vlm
-    model = load_vlm(base_folder, adapter=adapter_folder)
+    model = {loaded}
 
-Prompts must be rendered by `align.models.template`; the adapter was trained on those bytes.
+Prompts must be rendered by `align.models.template`; the {made} was trained on those bytes.
 
 ## Limits
 
-The adapter inherits the base model's licence and limits, and the annotator's taste. What it does to the base model's
+The {made} inherits the base model's licence and limits, and the annotator's taste. What it does to the base model's
 skills is in the run's `evaluate/`, not here: the figures above are of the training rows.
 """
 
@@ -73,7 +90,9 @@ def adapter_card(
 
     `notes`: more rows of its first table.
     """
+    words = ADAPTER if settings.parts.language == "lora" else MODEL
     head = HEAD.format(
+        **words,
         stage=stage,
         what=WHAT[stage],
         model=model_sha256,
@@ -85,22 +104,28 @@ def adapter_card(
         seed=seed,
     )
     head += "".join(f"| {name} | {_cell(value)} |\n" for name, value in (notes or {}).items())
-    return head + _options(settings) + _curves(log) + TAIL
+    return head + _options(settings) + _curves(log) + TAIL.format(**words)
 
 
 def _options(settings: Train) -> str:
     lora = settings.lora
     rows = {
-        "lora.r": lora.r,
-        "lora.alpha": lora.alpha,
-        "lora.dropout": lora.dropout,
-        "lora.target": lora.target,
+        **(
+            {f"lora.{name}": value for name, value in asdict(lora).items()} if settings.parts.language == "lora" else {}
+        ),
+        **_parts(settings),
         "max_length": settings.max_length,
         **({"quantize": settings.quantize} if settings.quantize != "none" else {}),
         **{f"trl.{name}": value for name, value in sorted(settings.trl.items())},
     }
     lines = [f"| {name} | `{_cell(value)}` |\n" for name, value in rows.items()]
     return "\n## Options (all others: TRL's defaults)\n\n| | |\n|-|-|\n" + "".join(lines)
+
+
+def _parts(settings: Train) -> dict[str, Any]:
+    """What the recipe says of them beyond the usual, LoRA alone."""
+    chosen, usual = asdict(settings.parts), asdict(Parts())
+    return {f"parts.{name}": value for name, value in chosen.items() if value != usual[name]}
 
 
 def _cell(value: Any) -> str:

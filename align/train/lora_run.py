@@ -1,4 +1,4 @@
-"""One LoRA training with TRL, resumable at the optimizer step: what `dpo`, `steerlm`, `rejection` and `sft` share.
+"""One training with TRL, resumable at the optimizer step: what `dpo`, `steerlm`, `rejection` and `sft` share.
 
     train_lora(method="dpo", rows=rows, model=folder, settings=recipe.dpo, seed=0, folder=workspace, ...)
       -> Trained(log=[{"step": 1, "loss": 0.6931, …}, …], failures=[…], adapter=folder/adapter)
@@ -9,8 +9,6 @@ torch build and one number of threads.
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from typing import Any, Literal
 from align.models.load import LoadedModel, load_vlm
 from align.models.quiet import quiet
 from align.settings import Lora, Train
+from align.train import parts, saved
 from align.train.lora_rows import (
     Size,
     TrainRow,
@@ -86,6 +85,7 @@ class Trained:
     n_rows: int
     """Rows trained on."""
     adapter: Path
+    """Or the model, where it was trained without one."""
     notes: dict[str, str]
     """How it was computed: "shared prefixes" and "reference log-probabilities", for the card."""
 
@@ -103,7 +103,7 @@ def train_lora(
     reference_folder: Path | None = None,
     sampled: Sampled | None = None,
 ) -> Trained:
-    """Train an adapter of `model` on `rows` and leave it in `folder/adapter`. Goes on from the last checkpoint.
+    """Train `model` on `rows`; leaves `folder/adapter`, or `folder/model`. Goes on from the last checkpoint.
 
     `reference_folder`: where the reference's log-probabilities are kept, unless the settings name a place; `sampled`:
     those that are known from the sampler.
@@ -132,10 +132,10 @@ def train_lora(
         build = partial(_build_dpo, sampled=sampled) if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        with args.main_process_first(local=False):
-            adapter = _save_adapter(trainer.model, folder) if args.process_index == 0 else folder / "adapter"
+        final = folder / saved.kind(settings)
+        _save(trainer, model, final)
     log = _log(trainer.state.log_history)
-    return Trained(log=log, failures=failures, n_rows=len(measured), adapter=adapter, notes=notes)
+    return Trained(log=log, failures=failures, n_rows=len(measured), adapter=final, notes=notes)
 
 
 def check_options(settings: Train, stage: str, method: Method) -> None:
@@ -148,6 +148,7 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
             for name in ("sharing", "batch_by", "reference", "reference_folder")
             if getattr(settings, name) != getattr(Train(), name)
         ]
+    faults += [f"{stage}.{fault}" for fault in parts.faults(settings.parts, method, quantize=settings.quantize)]
     if faults:
         raise UserError(*faults)
 
@@ -209,26 +210,30 @@ def _build_sft(
 
 
 def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: Any, **rest: Any) -> Any:
-    """A trainer with the adapter on the language model alone, the frozen tower outside the graph, and no printing."""
+    """A trainer that trains what the settings say, a frozen tower outside the graph, and no printing."""
     from transformers import PrinterCallback, set_seed
 
     from align.train import trainers
 
     set_seed(args.seed)  # before the adapter is made: TRL makes it before it seeds
+    lora = settings.parts.language == "lora"
+    if not lora:
+        parts.choose(loaded.model, settings.parts)
     try:
         trainer: Any = trainer_class(
             model=loaded.model,
             args=args,
             processing_class=loaded.processor,
-            peft_config=_lora_config(settings.lora),
+            peft_config=_lora_config(settings) if lora else None,
             **rest,
         )
     except ValueError as error:
         raise UserError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
-    _check_placement(trainer.model, settings.lora)
-    if settings.quantize != "none":
+    _check_placement(trainer.model, settings)
+    trainer.rates = parts.rates(settings.parts)
+    if settings.quantize != "none" or not trainer.is_deepspeed_enabled:  # which has float32 of its own
         trainers.learn_in_float32(trainer.model)
-    trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model())
+    trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model() if lora else trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -318,42 +323,46 @@ def _training_arguments(method: Method, settings: Train, seed: int, folder: Path
         raise UserError(f"trl options are not accepted by {config_class.__name__}: {error}") from error
 
 
-def _lora_config(lora: Lora) -> Any:
+def _lora_config(settings: Train) -> Any:
     from peft import LoraConfig
 
+    lora = settings.lora
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target,
+        modules_to_save=parts.modules_to_save(settings.parts),
         task_type="CAUSAL_LM",
     )
 
 
-def _check_placement(model: Any, lora: Lora) -> None:
-    """The adapter is on the language model and nowhere else, unless the recipe's `target` asks for more."""
-    from align.train.trainers import trained_parts
-
-    inside, outside = trained_parts(model)
-    if outside and lora.target == Lora().target:
-        raise RuntimeError(f"{len(outside)} trained tensor(s) outside the language model, e.g. {outside[0]}")
-    if not inside and not outside:
+def _check_placement(model: Any, settings: Train) -> None:
+    """What learns is what the settings say, unless the recipe's `lora.target` asks for more."""
+    found = parts.trained(model)
+    lora = settings.lora
+    for part, names in found.items():
+        wanted = getattr(settings.parts, part) != "frozen"
+        if names and not wanted and lora.target == Lora().target:
+            raise RuntimeError(f"{len(names)} trained tensor(s) of the {part}, which is frozen, e.g. {names[0]}")
+        if not names and wanted and part in parts.MODULES:
+            raise UserError(f"parts.{part}: this model has no {parts.MODULES[part]}; leave it frozen")
+    if not any(found.values()):
         raise UserError(f"lora.target {lora.target!r} matches no module of this model")
 
 
-def _save_adapter(model: Any, folder: Path) -> Path:
-    """The adapter as PEFT reads it, without anything that says where or when it was made."""
-    temporary, final = folder / "adapter.tmp", folder / "adapter"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False)
-    (temporary / "README.md").unlink(missing_ok=True)
-    path = temporary / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = None  # a path of this machine; the card names the base by digest
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    return final
+def _save(trainer: Any, base: Path, final: Path) -> None:
+    """Leave the adapter or the model in `final`; every process takes part, the first one writes."""
+    args, is_adapter = trainer.args, final.name == "adapter"
+    spread = not is_adapter and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    with args.main_process_first(local=False):
+        if args.process_index != 0:
+            return
+        if is_adapter:
+            saved.save_adapter(trainer.model, final)
+        else:
+            saved.save_model(trainer.accelerator.unwrap_model(trainer.model), base, final, weights=weights)
 
 
 def _log(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
 """The stages `dpo`, `steerlm`, `rejection` and `sft` as the runner sees them: one unit, one training, one adapter.
 
-Out: `adapter/` (PEFT, safetensors), `log.jsonl` with one line per optimizer step,
+Out: `adapter/` (PEFT, safetensors), or `model/` where none was trained, `log.jsonl` with one line per optimizer step,
 
     {"step": 1, "learning_rate": 0.0003, "loss": 0.6931471824645996, "rewards/margins": 0.0, …}
 
@@ -24,18 +24,17 @@ from align.train.card import adapter_card
 from align.train.lora_rows import TrainRow, rows_sha256
 from align.train.lora_run import Method, check_options, train_lora
 from align.train.sampled import Sampled
+from align.train.saved import kind, weights_sha256
 from annotate.errors import UserError
 from annotate.jsonl import dump_line
 from annotate.records import Failure, sha256_of
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
-WEIGHTS = "adapter_model.safetensors"
-
 
 def _beside_defaults(settings: Train, *names: str) -> dict[str, Any]:
     """Options that are newer than runs that exist: they count where they are used."""
-    used = {name: getattr(settings, name) for name in names}
-    return {name: value for name, value in used.items() if value != getattr(Train(), name)}
+    used, defaults = dataclasses.asdict(settings), dataclasses.asdict(Train())
+    return {name: used[name] for name in names if used[name] != defaults[name]}
 
 
 class LoraWork:
@@ -76,7 +75,7 @@ class LoraWork:
                 "max_length": s.max_length,
                 "trl": dict(s.trl),
                 **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
-                **_beside_defaults(s, "batches", "group_by_length", "quantize"),
+                **_beside_defaults(s, "parts", "batches", "group_by_length", "quantize"),
                 **({"sampled": file_sha256(self._sampled.path)} if self._sampled else {}),
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
@@ -106,7 +105,7 @@ class LoraWork:
                 "log": made.log,
                 "failures": [f.to_json() for f in made.failures],
                 "notes": made.notes,
-                "weights_sha256": file_sha256(made.adapter / WEIGHTS),
+                "weights_sha256": weights_sha256(made.adapter),
             }
             done(unit.key, line)
             from align.train.trainers import remove_checkpoints
@@ -116,18 +115,18 @@ class LoraWork:
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         (unit,) = self.units
         line = lines[unit.key]
-        adapter = workspace / unit.key[:16] / "adapter"
-        if not (adapter / WEIGHTS).is_file() or file_sha256(adapter / WEIGHTS) != line["weights_sha256"]:
+        name = kind(self._settings)
+        made = workspace / unit.key[:16] / name
+        if weights_sha256(made) != line["weights_sha256"]:
             raise UserError(
-                f"{adapter}: is not the adapter that was trained; remove the folder "
-                f"of stage {self._stage} and run it again"
+                f"{made}: is not the {name} that was trained; remove the folder of stage {self._stage} and run it again"
             )
         failures = [Failure.from_json(row) for row in line["failures"]]
         reasons = Counter(f.reason.value for f in failures)
         trained = len(self._rows) - len(failures)
         return Compiled(
             files={
-                "adapter": adapter,
+                name: made,
                 "log.jsonl": "".join(dump_line(entry) for entry in line["log"]),
                 "failures.jsonl": failures,
                 "card.md": self._card(line["log"], trained, line["weights_sha256"], line.get("notes", {})),

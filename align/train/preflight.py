@@ -22,6 +22,7 @@ from align.models.encode import Encoder
 from align.models.load import check_folder, load_processor
 from align.settings import Train
 from align.train.lora_rows import Collator, Size, TrainRow
+from align.train.parts import part_of
 from align.train.reference import asked_of
 from annotate.errors import UserError
 
@@ -80,7 +81,7 @@ class Memory:
 
     weights: int
     adapter: int
-    """With its gradients and the optimizer's two numbers each."""
+    """And what is trained whole, with gradients and the optimizer's two numbers each."""
     kept: int
     """Activations for the backward pass, all of them."""
     kept_checkpointed: int
@@ -134,10 +135,15 @@ def memory_needed(
         layer += KEPT_BY_DROPOUT[itemsize] * sum(shape[1] for shape in adapted) / text.num_hidden_layers
     layer = int(layer * longest)
     nf4 = settings.quantize == "nf4"
-    sizes = ((prod(shape), NF4_BYTES if nf4 and _is_quantized(name, shape) else itemsize) for name, shape in tensors)
+    sizes = {n: prod(shape) * (NF4_BYTES if nf4 and _is_quantized(n, shape) else itemsize) for n, shape in tensors}
+    whole = {name: prod(shape) for name, shape in tensors if getattr(settings.parts, part_of(name)) == "full"}
+    learnt = sum(whole.values())
+    if settings.parts.language == "lora":
+        learnt += sum(settings.lora.r * sum(shape) for shape in adapted)
+        whole = {}  # what is trained whole beside an adapter is a copy
     return Memory(
-        weights=int(sum(n * each for n, each in sizes)),
-        adapter=sum(settings.lora.r * sum(shape) for shape in adapted) * ADAPTER_BYTES,
+        weights=int(sum(sizes[name] for name, _ in tensors if name not in whole)),
+        adapter=learnt * ADAPTER_BYTES,
         kept=layer * text.num_hidden_layers,
         kept_checkpointed=text.hidden_size * longest * itemsize * text.num_hidden_layers + layer,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,18 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_model, save_model
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import DPOTrainer, SFTTrainer
 
 from align.train.batches import Batches
 from align.train.packing import share_prefixes
+from align.train.parts import split_groups
 from annotate.errors import UserError
 from annotate.stage import Progress
 
+WEIGHTS = "weights.safetensors"
 DPO_START_TOLERANCE = 1e-3
 DPO_START_TOLERANCE_BF16 = 0.05
 """Where the reference was computed before, in batches of other shapes: what bfloat16 rounds away in 100 tokens."""
@@ -82,7 +85,55 @@ class _Epochs(TrainerCallback):
         self._plan.epoch = int(state.epoch)  # 1.4 in the middle of the second, where a training is resumed
 
 
-class PreferenceTrainer(_Planned, _Silent, DPOTrainer):
+class _Paced:
+    """Parts of the model with a learning rate of their own, each rate in the log beside the others'."""
+
+    rates: Mapping[str, float] = {}
+    _used: Mapping[str, float] = {}
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)  # type: ignore[misc]
+        split_groups(optimizer, self.model if model is None else model, self.rates)  # type: ignore[attr-defined]
+        return optimizer
+
+    def _get_learning_rate(self) -> float:
+        """Asked for between a step and the schedule's next one: what the step was taken with."""
+        groups = self.optimizer.param_groups  # type: ignore[attr-defined]
+        self._used = {f"learning_rate/{group['part']}": group["lr"] for group in groups if "part" in group}
+        return float(super()._get_learning_rate())  # type: ignore[misc]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, **self._used} if "loss" in logs else logs, start_time)  # type: ignore[misc]
+
+
+class _Whole:
+    """Checkpoints of a model that is trained without an adapter.
+
+    transformers writes a LLaVA under the names of its hub checkpoint and, resuming, silently finds none of them.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self._plain:
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+            return
+        folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS))  # type: ignore[attr-defined]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._plain:
+            load_model(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)  # type: ignore[attr-defined]
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    @property
+    def _plain(self) -> bool:
+        """Neither an adapter nor spread over processes, whose checkpoints accelerate writes."""
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled  # type: ignore[attr-defined]
+        return not (spread or isinstance(self.model, PeftModel))  # type: ignore[attr-defined]
+
+
+class PreferenceTrainer(_Planned, _Paced, _Silent, DPOTrainer):
     """TRL's DPOTrainer. Reference = the same model with its adapter switched off.
 
     `sharing`: the batches hold packed rows (`align.train.packing`); TRL's loss sees its own layout all the same.
@@ -114,7 +165,7 @@ def gather_uneven(gather: Callable[[Any], Any], value: Any) -> Any:
     return torch.cat([part[:n] for part, n in zip(gather(filled).split(longest), lengths, strict=True)])
 
 
-class ExampleTrainer(_Planned, _Silent, SFTTrainer):
+class ExampleTrainer(_Planned, _Paced, _Whole, _Silent, SFTTrainer):
     """TRL's SFTTrainer, fed with rows whose labels the collator has made."""
 
 
@@ -226,20 +277,13 @@ def keep_tower_out_of_the_graph(model: Any) -> None:
 
 
 def learn_in_float32(model: Any) -> None:
-    """Keep the adapter in float32 beside a quantised model, as beside any other.
+    """Keep what learns in float32: the adapter beside a quantised model, and whatever is trained whole on a GPU.
 
-    TRL makes it bfloat16 there, whose steps (1/256 of a weight) are larger than most of Adam's at usual rates.
+    It would be bfloat16 there, whose steps (1/256 of a weight) are larger than most of Adam's at usual rates.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def trained_parts(model: Any) -> tuple[int, list[str]]:
-    """How many tensors of the language model are trained, and the names of all others that are."""
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    outside = [name for name in names if ".language_model." not in name]
-    return len(names) - len(outside), outside
 
 
 def score(trainer: Any, batch: dict[str, Any]) -> torch.Tensor:

@@ -83,7 +83,7 @@ def split_groups(optimizer: Any, model: Any, rates: Mapping[str, float]) -> None
         for parameter in group["params"]:
             its = parts[id(parameter)]
             apart.setdefault(its if its in rates else "", []).append(parameter)
-        for its, parameters in apart.items():
-            own = {"lr": rates[its], "part": its} if its else {}
+        for part, parameters in apart.items():
+            own = {"lr": rates[part], "part": part} if part else {}
             groups.append({**group, "params": parameters, **own})
     optimizer.param_groups[:] = sorted(groups, key=lambda group: "part" in group)  # the first one's rate is logged

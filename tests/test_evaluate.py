@@ -463,6 +463,9 @@ class SmallRecipe:
     seed: int = 0
     annotate: None = None
 
+    def block(self, stage: str) -> None:
+        """Every training as it is where nothing is said."""
+
 
 @dataclass
 class SmallContext:

@@ -350,6 +350,17 @@ def test_a_file_that_changed_makes_the_pairs_stale_and_one_that_is_gone_is_told_
         Runner(gone, Console(quiet=True)).bring("pairs")
 
 
+def test_files_that_the_pair_builder_wrote_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    from align.pairs.also import prompt_of, read_also
+
+    files = [tmp_path / "helpsteer" / "preference.jsonl", tmp_path / "ultrafeedback" / "preference.jsonl"]
+    for file, row in zip(files, READY, strict=True):
+        file.parent.mkdir()
+        file.write_text(dump_line(row))
+    others = read_also([str(file) for file in files], tmp_path)
+    assert [prompt_of(other).source for other in others] == ["helpsteer", "ultrafeedback"]
+
+
 @pytest.mark.parametrize(("flip", "sides"), [(0, ("Yes.", "No.", 3)), (1, ("No.", "Yes.", -3))])
 def test_fraction_and_flip_reach_ready_pairs(tmp_path: Path, flip: float, sides: tuple[str, str, float]) -> None:
     from align.pairs.also import made_of, read_also

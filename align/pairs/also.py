@@ -2,7 +2,8 @@
 
     text_pairs.jsonl       PreferencePair, or any format that holds pairs (TRL, RLAIF-V, ...): taken as they are
     helpsteer.jsonl        ratings in any format: paired by the rule of the block `pairs`
-    ->  preference.jsonl   behind the run's own pairs; in the funnel under their source, or the file's name
+    ->  preference.jsonl   behind the run's own pairs; in the funnel under their source, or the name of
+                         the file (of its folder, where it is a preference.jsonl)
 
 This is how image pairs and text pairs (HelpSteer, UltraFeedback) make one DPO run, which the code of Multi-Modal
 Preference Alignment does and its text does not speak of. Other training sets are not touched. The pairs of one prompt
@@ -60,7 +61,10 @@ def _read(path: Path, root: Path, bad: list[Fault]) -> list[Other]:
 
 
 def _named(prompt: Prompt, path: Path) -> Prompt:
-    return prompt if prompt.source else replace(prompt, source=path.name.partition(".")[0])
+    """With a source to be counted under: the file's name, or its folder's where it is what `align pairs` wrote."""
+    stem = path.name.partition(".")[0]
+    name = path.absolute().parent.name if stem == "preference" else stem
+    return prompt if prompt.source else replace(prompt, source=name or stem)
 
 
 def prompt_of(other: Other) -> Prompt:

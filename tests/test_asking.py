@@ -117,8 +117,8 @@ def test_requests_in_flight_are_bounded(tmp_path: Path, traits: Any, workers: in
 
 
 def test_a_batch_backend_gets_everything_at_once(tmp_path: Path) -> None:
-    service = Service(seconds=1.0, batch=True, paced=True)
-    run_work(work_of(2000, service), tmp_path)
+    service = Service(seconds=3.0, batch=True, paced=True)
+    run_work(work_of(1200, service), tmp_path)
     assert service.most > 1000
 
 

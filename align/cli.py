@@ -130,14 +130,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "−" shows a "?" in its place
             stream.reconfigure(errors="replace")
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
+        code = _main(arguments) if os.environ.get("WORLD_SIZE", "1") == "1" else _one_of_several(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         # Whoever read our lines (`| head`) has seen enough; keep Python from complaining as it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _one_of_several(arguments: list[str]) -> int:
+    """One of the processes that `accelerate launch` started: the first runs the command, the others help it train."""
+    from align.train import ranks
+
+    if os.environ.get("RANK", "0") != "0":
+        return ranks.follow()
+    return ranks.lead(arguments[0] if arguments else "", lambda: _main(arguments))
 
 
 def _main(arguments: list[str]) -> int:

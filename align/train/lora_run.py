@@ -118,16 +118,18 @@ def train_lora(
         raise UserError(f"{stage}: no row to train on ({reasons})")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
-        from align.train.trainers import last_whole_checkpoint
+        from align.train import trainers
 
         tokens = _tokens(method, settings, measured, ahead)
         needed = _memory_needed(method, model, ahead, settings, tokens)
         args = _training_arguments(method, settings, seed, folder, needed)
+        if settings.quantize != "none" and trainers.is_spread(args):
+            raise UserError(f"{stage}.quantize: does not go with FSDP or ZeRO; use recipes/accelerate/ddp.yaml")
         # what was encoded to be checked is not encoded again
         loaded = load_vlm(model, quantize=settings.quantize)
         loaded = replace(loaded, tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)
         with args.main_process_first(local=False):
-            checkpoint = last_whole_checkpoint(folder)
+            checkpoint = trainers.last_whole_checkpoint(folder)
         kept = reference_folder or folder / "reference"
         build = partial(_build_dpo, sampled=sampled) if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
@@ -297,6 +299,8 @@ def _training_arguments(method: Method, settings: Train, seed: int, folder: Path
     machine: dict[str, Any] = {"seed": seed, "bf16": on_gpu}
     # images are decoded beside the GPU, not before it
     machine |= {"dataloader_num_workers": 4} if on_gpu else {"use_cpu": True, "dataloader_pin_memory": False}
+    if settings.lora.target == Lora().target and settings.parts.projector == settings.parts.tower == "frozen":
+        machine["ddp_find_unused_parameters"] = False  # a batch of text alone uses all that learns, too
     machine["gradient_checkpointing"] = wants_checkpointing(needed, free_memory(on_gpu=on_gpu))
     chosen = {**machine, **settings.trl}
     if settings.quantize != "none" and not on_gpu:
@@ -353,14 +357,14 @@ def _check_placement(model: Any, settings: Train) -> None:
 
 def _save(trainer: Any, base: Path, final: Path) -> None:
     """Leave the adapter or the model in `final`; every process takes part, the first one writes."""
-    args, is_adapter = trainer.args, final.name == "adapter"
-    spread = not is_adapter and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
-    with args.main_process_first(local=False):
-        if args.process_index != 0:
+    from align.train.trainers import whole_weights
+
+    weights = whole_weights(trainer)
+    with trainer.args.main_process_first(local=False):
+        if trainer.args.process_index != 0:
             return
-        if is_adapter:
-            saved.save_adapter(trainer.model, final)
+        if final.name == "adapter":
+            saved.save_adapter(trainer.model, final, weights=weights)
         else:
             saved.save_model(trainer.accelerator.unwrap_model(trainer.model), base, final, weights=weights)
 

@@ -20,6 +20,7 @@ from align.context import Context
 from align.digest import file_sha256
 from align.models.digest import TEMPLATE_SHA256
 from align.settings import Train
+from align.train import ranks
 from align.train.card import adapter_card
 from align.train.lora_rows import TrainRow, rows_sha256
 from align.train.lora_run import Method, check_options, train_lora
@@ -75,6 +76,7 @@ class LoraWork:
                 "max_length": s.max_length,
                 "trl": dict(s.trl),
                 **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
+                **({"processes": ranks.size()} if ranks.size() > 1 else {}),  # they decide what a step learns from
                 **_beside_defaults(s, "parts", "batches", "group_by_length", "quantize"),
                 **({"sampled": file_sha256(self._sampled.path)} if self._sampled else {}),
                 "seed": self._seed,
@@ -89,18 +91,19 @@ class LoraWork:
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         for unit in pending:
             folder = workspace / unit.key[:16]
-            made = train_lora(
-                method=self._method,
-                stage=self._stage,
-                rows=self._rows,
-                model=self._model,
-                settings=self._settings,
-                seed=self._seed,
-                folder=folder,
-                progress=progress,
-                reference_folder=workspace / "reference",
-                sampled=self._sampled,
-            )
+            training: dict[str, Any] = {
+                "method": self._method,
+                "stage": self._stage,
+                "rows": self._rows,
+                "model": self._model,
+                "settings": self._settings,
+                "seed": self._seed,
+                "folder": folder,
+                "reference_folder": workspace / "reference",
+                "sampled": self._sampled,
+            }
+            with ranks.together(**training):
+                made = train_lora(**training, progress=progress)
             line = {
                 "log": made.log,
                 "failures": [f.to_json() for f in made.failures],

@@ -29,7 +29,7 @@ from align.train.lora_rows import Reference, Size, Spoken, TrainRow, batch_of, s
 from align.train.packing import why_not_shared
 from align.train.reference import Crew, MadeBy, ReferenceCache, asked_of
 from align.train.sampled import Sampled
-from align.train.trainers import score
+from align.train.trainers import is_spread, score
 from annotate.errors import UserError
 from annotate.records import sha256_of
 from annotate.stage import Progress
@@ -145,7 +145,7 @@ def _zeros(rows: Sequence[TrainRow], sequences: Sequence[Spoken]) -> dict[str, t
 
 
 def _why_live(args: Any) -> str:
-    if args.fsdp or args.deepspeed:
+    if is_spread(args):
         return "the model is spread over several processes"
     return ""
 

@@ -199,7 +199,7 @@ def rehearse(trainer: Any, tokens: Sequence[int], ids: Sequence[str], collate: C
     import torch
 
     args, model = trainer.args, trainer.model
-    if args.fsdp or args.deepspeed:
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return  # the model is not spread yet
     items = sorted(range(len(tokens)), key=lambda i: -tokens[i])[: args.per_device_train_batch_size]
     was_training = model.training

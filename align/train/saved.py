@@ -32,10 +32,10 @@ def weights_sha256(folder: Path) -> str | None:
     return file_sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
 
 
-def save_adapter(model: Any, final: Path) -> None:
-    """The adapter as PEFT reads it."""
+def save_adapter(model: Any, final: Path, *, weights: Any = None) -> None:
+    """The adapter as PEFT reads it; `weights`: where they are spread over processes, gathered."""
     temporary = _beside(final)
-    model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (temporary / "README.md").unlink(missing_ok=True)
     path = temporary / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

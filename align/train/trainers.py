@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import PeftModel
 from safetensors.torch import load_model, save_model
 from torch.utils.data import DataLoader
@@ -45,6 +47,10 @@ class _Silent:
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         return None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        self.is_fsdp_enabled = self.is_fsdp_enabled or _spread_on_cpus(self.accelerator.state)  # type: ignore[attr-defined,has-type]
 
 
 class _Planned:
@@ -83,6 +89,18 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._plan.epoch = int(state.epoch)  # 1.4 in the middle of the second, where a training is resumed
+
+
+def _spread_on_cpus(state: Any) -> bool:
+    """Let FSDP spread the model over processes without GPUs, too, where the launcher says FSDP.
+
+    accelerate would go on with whole models there and not say so; to torch it makes no difference.
+    """
+    if state.distributed_type != DistributedType.MULTI_CPU or os.environ.get("ACCELERATE_USE_FSDP", "false") != "true":
+        return False
+    state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    return True
 
 
 class _Paced:
@@ -194,6 +212,8 @@ class Watch(TrainerCallback):
             self._progress(step, state.max_steps, f"loss {loss:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every process keeps a part of the checkpoint
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -261,6 +281,23 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_spread(args: Any) -> bool:
+    """Whether each process will hold a part of the model only (FSDP, ZeRO), as the recipe or the launcher says."""
+    told = (os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true" for name in ("FSDP", "DEEPSPEED"))
+    return bool(args.fsdp or args.deepspeed) or any(told)
+
+
+def whole_weights(trainer: Any) -> dict[str, Any] | None:
+    """All weights of a model that is spread, on the first process; None where each process has them anyway.
+
+    Every process must call it.
+    """
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return weights
 
 
 def keep_tower_out_of_the_graph(model: Any) -> None:

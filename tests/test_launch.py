@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -31,11 +32,16 @@ def test_two_processes_one_of_them_killed_learn_what_one_does(tmp_path: Path, co
     assert code != 0
     assert "dpo: done" not in out
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
+    assert errors.count("another process of the training has ended") == 1
     assert not (recipe.parent / "runs/small/dpo/log.jsonl").exists()
 
-    code, out, errors = ended(start(config, "dpo", recipe))
+    (marker,) = work.glob("*/checkpoint-2.done")
+    written = marker.stat().st_mtime_ns
+    process = start(config, "dpo", recipe)
+    wait_for(work, "*/checkpoint-4.done")
+    assert marker.stat().st_mtime_ns == written  # steps 1 and 2 were not taken again
+    code, out, errors = ended(process)
     assert code == 0, errors[-3000:]
-    assert "dpo: goes on" in out
     assert out.count("dpo: done") == 1
     together, one = log_of(recipe), log_of(single)
     assert [e["step"] for e in together] == [1, 2, 3, 4, 5, 6]
@@ -50,7 +56,6 @@ def test_two_processes_one_of_them_killed_learn_what_one_does(tmp_path: Path, co
         ("sample", "seed=0", "align sample runs in one process; several are for align dpo, align steerlm, "),
         ("dpo", "dpo.trl.save_steps=5", "write `checkpoint_every:` beside `trl:`"),  # the first one reads the recipe
         ("dpo", "dpo.max_length=3", "dpo: no row to train on (too_long)"),  # all of them find that
-        ("dpo", "dpo.quantize=nf4", "dpo.quantize: does not go with FSDP or ZeRO"),
     ],
 )
 def test_a_mistake_is_told_once_and_all_end_with_it(tmp_path: Path, verb: str, change: str, told: str) -> None:
@@ -60,7 +65,7 @@ def test_a_mistake_is_told_once_and_all_end_with_it(tmp_path: Path, verb: str, c
     assert code == 1  # the launcher's own
     assert errors.count(told) == 1
     assert "Traceback" not in errors.split('Traceback (most recent call last):\n  File "<frozen runpy>"')[0]
-    assert errors.count("exitcode  : 2 ") == 2
+    assert set(re.findall(r"exitcode +: (\S+)", errors)) == {"2"}  # of those that ended before the launcher looked
     assert time.monotonic() - began < 90
 
 

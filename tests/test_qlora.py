@@ -26,6 +26,7 @@ from align.train.lora_run import train_lora
 from align.train.preference import made_by
 from align.train.preflight import memory_needed
 from align.train.trainers import learn_in_float32
+from annotate.errors import UserError
 
 TRAIN_IN_A_PROCESS = """
 import sys
@@ -178,6 +179,14 @@ def test_numbers_of_a_quantised_reference_are_its_own(folder: Path, small: Loade
     assert (plain.precision, quantised.precision) == ("float32", "nf4, float32")
     assert "bitsandbytes" in quantised.software
     assert "bitsandbytes" not in plain.software  # caches made before this option stay good
+
+
+def test_four_bits_are_not_spread_over_processes(
+    folder: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` says it
+    with pytest.raises(UserError, match=r"dpo\.quantize: does not go with FSDP or ZeRO; use recipes/accelerate/ddp"):
+        resumable(folder, root, tmp_path, tell=silent)
 
 
 def resumable(folder: Path, root: Path, workspace: Path, *, tell: Any) -> Any:

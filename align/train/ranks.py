@@ -91,6 +91,13 @@ def together(**training: Any) -> Iterator[None]:
     os.environ.update(_Team.place)
     try:
         yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "peer" not in str(error):
+            raise
+        raise MmalignError(
+            "another process of the training has ended, perhaps killed for want of memory; what is done so far is "
+            "kept: give the same command again"
+        ) from error
     finally:
         for name in _Team.place:
             os.environ.pop(name, None)
@@ -112,13 +119,18 @@ def _stop_with_others(store: Any) -> None:
 
 
 def _end(store: Any, code: int) -> None:
-    """Let the others end, and see them off: the launcher kills whoever is left when one is gone."""
+    """Let the others end with this code, and see them off.
+
+    The launcher tells whoever is left to stop as soon as one is gone: that is us, and we are about to.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(Exception):  # a store that is gone has taken them along
         store.set("end", str(code))
         deadline = time.monotonic() + GRACE_SECONDS
         names = [f"gone {rank}" for rank in range(1, int(_Team.size))]
         while not store.check(names) and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS / 10)
 
 
 # ---------------------------------------------------------------------------------------------------------- the others

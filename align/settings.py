@@ -327,13 +327,14 @@ class Train:
     )
     sharing: Literal["auto", "off"] = option(
         "auto",
-        "dpo: image and question are computed once for all completions of a batch that follow them, where the model "
-        "allows it; off: one row per completion, as TRL does it. The result is the same but for rounding",
+        "image and question are computed once for all completions of a batch that follow them, where the model allows "
+        "it; off: one row per completion, as TRL does it. The result is the same but for rounding. Other stages than "
+        "dpo share where batch_by is prompts",
     )
     batch_by: Literal["pairs", "prompts"] = option(
         "pairs",
-        "dpo: what the trainer shuffles and counts; prompts: all pairs of a prompt stay together and share its image, "
-        "so that batches are cheaper and their pairs more alike",
+        "what the trainer shuffles and counts: pairs or rows one by one; prompts: all of a prompt stay together "
+        "and share its image, so that batches are cheaper and their rows more alike",
     )
     reference: Literal["cache", "live"] = option(
         "cache", "dpo: the reference's log-probabilities are computed once and kept, or anew at every step"

@@ -32,6 +32,13 @@ class TrainRow:
     prompt: Prompt
     images: tuple[Path, ...]
     completions: tuple[str, ...]
+    asked: str = ""
+    """Id of the prompt that this one was made of by adding wishes (SteerLM); empty: it is itself."""
+
+    @property
+    def question(self) -> str:
+        """Rows that have it in common begin alike."""
+        return self.asked or self.prompt.id
 
 
 def preference_row(pair: PreferencePair, root: Path) -> TrainRow:
@@ -49,6 +56,7 @@ def example_row(example: Example, root: Path) -> TrainRow:
         prompt=example.prompt,
         images=tuple(root / image.path for image in example.prompt.images),
         completions=(example.completion,),
+        asked=str(example.meta.get("prompt_id", "")),
     )
 
 
@@ -163,12 +171,17 @@ def collate_preferences(
     return collate
 
 
-def collate_examples(rows: Sequence[TrainRow], encoder: Encoder) -> Collator:
-    """For TRL's SFTTrainer: only the completion's tokens have labels."""
+def collate_examples(rows: Sequence[TrainRow], encoder: Encoder, *, sharing: bool = False) -> Collator:
+    """For TRL's SFTTrainer: only the completion's tokens have labels.
+
+    With `sharing`, rows of one question share as much as they have in common before their completions.
+    """
 
     def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        sequences = [spoken(row, row.completions[0], encoder) for row in _rows_of(rows, items)]
-        batch = batch_of(sequences, encoder)
+        batch_rows = _rows_of(rows, items)
+        sequences = [spoken(row, row.completions[0], encoder) for row in batch_rows]
+        questions = [row.question for row in batch_rows]
+        batch = batch_of(sequences, encoder, sharing=sharing, together=questions)
         completion_mask = batch.pop("completion_mask")
         return batch | {"labels": batch["input_ids"].masked_fill(completion_mask == 0, IGNORED)}
 
@@ -178,7 +191,7 @@ def collate_examples(rows: Sequence[TrainRow], encoder: Encoder) -> Collator:
 def as_dataset(rows: Sequence[TrainRow], *, by_prompt: bool = False) -> Any:
     """What the trainer shuffles: row numbers. The column `images` makes TRL leave all processing to our collator.
 
-    `by_prompt`: an item is all rows of one prompt, and so a batch of n items is the pairs of n prompts.
+    `by_prompt`: an item is all rows of one question, and so a batch of n items is the rows of n questions.
     """
     from datasets import Dataset
 
@@ -187,10 +200,10 @@ def as_dataset(rows: Sequence[TrainRow], *, by_prompt: bool = False) -> Any:
 
 
 def items_of(rows: Sequence[TrainRow], *, by_prompt: bool) -> list[list[int]]:
-    """The rows of each item that the trainer shuffles: one, or all of a prompt."""
+    """The rows of each item that the trainer shuffles: one, or all of a question."""
     groups: dict[Any, list[int]] = {}
     for n, row in enumerate(rows):
-        groups.setdefault(row.prompt.id if by_prompt else n, []).append(n)
+        groups.setdefault(row.question if by_prompt else n, []).append(n)
     return list(groups.values())
 
 
@@ -199,10 +212,13 @@ def _rows_of(rows: Sequence[TrainRow], items: Sequence[Mapping[str, Any]]) -> li
     return [rows[n] for number in numbers for n in ([number] if isinstance(number, int) else number)]
 
 
-def batch_of(sequences: Sequence[Spoken], encoder: Encoder, *, sharing: bool = False) -> dict[str, Any]:
+def batch_of(
+    sequences: Sequence[Spoken], encoder: Encoder, *, sharing: bool = False, together: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Right-padded rows, and a mask of the same shape that is 1 on completion tokens.
 
-    With `sharing` the batch also holds the packed rows, and each image once instead of once per row.
+    With `sharing` the batch also holds the packed rows, and each image once instead of once per row; `together`: see
+    `align.train.packing.pack`.
     """
     import torch
 
@@ -221,10 +237,12 @@ def batch_of(sequences: Sequence[Spoken], encoder: Encoder, *, sharing: bool = F
         batch[name] = torch.tensor(
             [row.prompt.alongside[name] + [0] * (width - len(row.prompt.ids)) for row in sequences]
         )
-    return batch | (_packed(sequences, encoder) if sharing else join_images([row.prompt for row in sequences]))
+    return batch | (
+        _packed(sequences, encoder, together) if sharing else join_images([row.prompt for row in sequences])
+    )
 
 
-def _packed(sequences: Sequence[Spoken], encoder: Encoder) -> dict[str, Any]:
+def _packed(sequences: Sequence[Spoken], encoder: Encoder, together: Sequence[str] | None) -> dict[str, Any]:
     """Images of the batch, each once, and the rows that share their prompts."""
     from align.models.encode import Encoded, join_images
     from align.train.packing import PackRow, pack
@@ -240,4 +258,4 @@ def _packed(sequences: Sequence[Spoken], encoder: Encoder) -> dict[str, Any]:
         PackRow(tuple(row.ids), len(row.prompt.ids), tuple(numbers[path] for path in row.images)) for row in sequences
     ]
     image_id = getattr(encoder.processor, "image_token_id", None)
-    return join_images(seen) | {"packed": pack(rows, pad_id=encoder.pad_id, image_id=image_id)}
+    return join_images(seen) | {"packed": pack(rows, pad_id=encoder.pad_id, image_id=image_id, together=together)}

@@ -147,7 +147,7 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
     if method != "dpo":
         faults += [
             f"{stage}.{name}: means nothing here; it is an option of dpo"
-            for name in ("sharing", "batch_by", "reference", "reference_folder")
+            for name in ("reference", "reference_folder")
             if getattr(settings, name) != getattr(Train(), name)
         ]
     faults += [f"{stage}.{fault}" for fault in parts.faults(settings.parts, method, quantize=settings.quantize)]
@@ -195,20 +195,28 @@ def _build_dpo(
 def _build_sft(
     loaded: LoadedModel, measured: Measured, tokens: list[int], settings: Train, args: Any, folder: Path, tell: Progress
 ) -> tuple[Any, dict[str, str]]:
+    from align.train.packing import why_not_shared
     from align.train.trainers import ExampleTrainer, Watch
 
     rows = [row for row, _ in measured]
+    by_prompt = settings.batch_by == "prompts"
+    why_not = why_not_shared(loaded.model)
+    sharing = by_prompt and settings.sharing == "auto" and not why_not
+    if by_prompt and settings.sharing == "auto" and why_not:
+        print(f"one row per completion, as TRL computes it: {why_not}", file=sys.stderr)
     trainer = _build(
         ExampleTrainer,
         loaded,
         settings,
         args=args,
-        train_dataset=as_dataset(rows),
-        data_collator=collate_examples(rows, loaded.encoder),
+        train_dataset=as_dataset(rows, by_prompt=by_prompt),
+        data_collator=collate_examples(rows, loaded.encoder, sharing=sharing),
+        sharing=sharing,
     )
     rehearse(trainer, tokens, [row.id for row in rows])
     trainer.add_callback(Watch(tell, check_dpo_start=False))
-    return trainer, _plan_batches(trainer, rows, tokens, settings)
+    shared = {"rows of one question": "share their image and what they begin with (the loss is TRL's)"}
+    return trainer, (shared if sharing else {}) | _plan_batches(trainer, rows, tokens, settings)
 
 
 def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: Any, **rest: Any) -> Any:

@@ -105,7 +105,7 @@ def costs(measured: Sequence[tuple[TrainRow, Size]], *, by_prompt: bool, sharing
         return [size.shared if sharing else size.apart for _, size in measured]
     prompts: dict[str, list[tuple[TrainRow, Size]]] = {}
     for row, size in measured:
-        prompts.setdefault(row.prompt.id, []).append((row, size))
+        prompts.setdefault(row.question, []).append((row, size))
     if not sharing:
         return [sum(size.apart for _, size in members) for members in prompts.values()]
     return [one.tokens for members in prompts.values() for one in asked_of(members)]

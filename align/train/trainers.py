@@ -184,7 +184,15 @@ def gather_uneven(gather: Callable[[Any], Any], value: Any) -> Any:
 
 
 class ExampleTrainer(_Planned, _Paced, _Whole, _Silent, SFTTrainer):
-    """TRL's SFTTrainer, fed with rows whose labels the collator has made."""
+    """TRL's SFTTrainer, fed with rows whose labels the collator has made.
+
+    `sharing`: the batches hold packed rows (`align.train.packing`), as for `PreferenceTrainer`.
+    """
+
+    def __init__(self, *, sharing: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if sharing:
+            share_prefixes(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
 
 
 class Watch(TrainerCallback):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dpo_rig import LORA, in_double, lora, loss_and_gradient, save_sharp_llava, unlike_its_reference
-from tiny_llava import ask_about, save_image
+from tiny_llava import ask_about, save_image, save_tiny_llava
 
 from align.models.load import LoadedModel, load_vlm
 from align.settings import Parts, Train
@@ -124,7 +124,8 @@ def test_what_must_not_be_seen_moves_the_loss(
 
 @pytest.mark.parametrize("parts", [Parts(), Parts(language="full", projector="full")], ids=["lora", "full"])
 def test_a_training_that_shares_is_one_that_does_not(root: Path, tmp_path: Path, parts: Parts) -> None:
-    model = save_sharp_llava(tmp_path / "m")
+    """In float32, so not with the sharp model, which makes rounding large from step to step."""
+    model = save_tiny_llava(tmp_path / "m")
     pictures = [save_image(root, f"t{i}.png", seed=i) for i in range(3)]
     rows = [row for i, image in enumerate(pictures) for row in steerlm_rows(root, (image,), f"Number {i}?")]
     trl = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 4, "learning_rate": 1e-4}
@@ -142,7 +143,7 @@ def test_a_training_that_shares_is_one_that_does_not(root: Path, tmp_path: Path,
         for sharing in ("auto", "off")
     ]
     for name in ("loss", "grad_norm", "entropy"):
-        assert [e[name] for e in made[0].log] == pytest.approx([e[name] for e in made[1].log], rel=2e-4), name
+        assert [e[name] for e in made[0].log] == pytest.approx([e[name] for e in made[1].log], rel=1e-4), name
     assert made[0].notes == {"rows of one question": "share their image and what they begin with (the loss is TRL's)"}
     assert made[1].notes == {}
 

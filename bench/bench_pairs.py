@@ -15,6 +15,7 @@ import platform
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,38 +67,42 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, help="default: 12,500, or 250,000 with --full")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loops", type=int, default=1, help="repeats of the per-group loop (0: leave it out)")
+    parser.add_argument("--only", nargs="+", choices=(*FILES, "convert"), default=(*FILES, "convert"))
     parser.add_argument("--out", type=Path, help="write the page here, and the figures beside it as .json")
     options = parser.parse_args()
     prompts = options.prompts or (250_000 if options.full else 12_500)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        page, figures = measured(folder, prompts, options.repeats, options.loops)
+        page, figures = measured(folder, prompts, options.repeats, options.loops, options.only)
     print(page)
     if options.out:
         options.out.write_text(page, encoding="utf-8")
         options.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(folder: Path, prompts: int, repeats: int, loops: int) -> tuple[str, dict[str, object]]:
+def measured(
+    folder: Path, prompts: int, repeats: int, loops: int, only: Sequence[str]
+) -> tuple[str, dict[str, object]]:
     made(folder, prompts)
     (small := folder / "small").mkdir()
     made(small, SMALL)
     truth = Truth(folder / "flat.jsonl")
     sections, figures = list[str](), dict[str, object]()
     for name, about in FILES.items():
-        if not (folder / name).exists():
+        if name not in only or not (folder / name).exists():
             continue
         results = contest(folder / name, truth, repeats, loops)
         before = {who: run(who, small / name, small / "out").peak_mb for who in (ONE, TWO)}
         sections.append(section(f"{name}: {about}", prompts, folder / name, results, before))
         figures[name] = {"runs": as_json(results), f"peak_mb_at_{SMALL}_prompts": before}
-    converted: Results = {}
-    for _ in range(repeats):
-        for to, source, out in CONVERSIONS:
-            converted.setdefault(to, []).append(run(to, folder / source, folder / out))
-    before = {to: run(to, small / source, small / out).peak_mb for to, source, out in CONVERSIONS}
-    sections.append(section("align convert", prompts, folder / "flat.jsonl", converted, before))
-    figures["convert"] = {"runs": as_json(converted), f"peak_mb_at_{SMALL}_prompts": before}
+    if "convert" in only:
+        converted: Results = {}
+        for _ in range(repeats):
+            for to, source, out in CONVERSIONS:
+                converted.setdefault(to, []).append(run(to, folder / source, folder / out))
+        before = {to: run(to, small / source, small / out).peak_mb for to, source, out in CONVERSIONS}
+        sections.append(section("align convert", prompts, folder / "flat.jsonl", converted, before))
+        figures["convert"] = {"runs": as_json(converted), f"peak_mb_at_{SMALL}_prompts": before}
     head = HEAD.format(
         command=" ".join(["python", *sys.argv]), prompts=prompts, rows=world.N * prompts, small=SMALL, machine=machine()
     )

@@ -1,6 +1,6 @@
 """A step of DPO beside TRL 1.16: pairs, groups of four best against the rest, groups of four all pairs.
 
-    python bench/bench_dpo.py            4 pairs; groups of 4: 2 against the rest, 1 with all pairs; 3 rounds
+    python bench/bench_dpo.py            4 pairs; groups of 4: 2 against the rest, 1 with all pairs; 2 rounds
     python bench/bench_dpo.py --quick    1 pair, 1 prompt x 3 completions; one round, for the tests
 
 Forward and backward of `compute_loss` with adapters, on a LLaVA with random weights whose shares of work are those of
@@ -154,7 +154,7 @@ def measure(case: Case, trainers: dict[str, Any], rounds: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one pair and one group, one round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with quiet():

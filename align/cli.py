@@ -125,6 +125,10 @@ VERBS = {
 }
 
 
+_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement")
+"""Verbs that put what they made in its place at the end, when no Ctrl-C is heard any more."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -190,6 +194,8 @@ def _call(verb: str, options: argparse.Namespace) -> int:
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are ending: a second one has nothing to add
         kept = f"what is done so far is kept. To go on: {' '.join(['align', *sys.argv[1:]])}"
+        if verb in _ALL_OR_NOTHING:
+            kept = "nothing was written"
         print(f"\ninterrupted; {str(interrupt) or kept}", file=sys.stderr)
         return 130
 

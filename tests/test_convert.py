@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +23,7 @@ from align.formats.store import ImageStore
 from align.formats.writing import write_file
 from annotate.errors import UserError
 from annotate.jsonl import read_records, write_records
-from annotate.records import Completion, Failure, Image, PreferencePair, Prompt, Turn
+from annotate.records import Annotated, Completion, Failure, Image, PreferencePair, Prompt, Turn
 
 PAIR_FORMATS = sorted(f.name for f in formats().values() if f.kinds[0] == "pairs" and f.read and f.write)
 
@@ -227,3 +233,119 @@ def test_pairs_and_examples_in_one_file_become_our_own(tmp_path: Path, capsys: p
         run("convert", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--from", "ms_swift", "--to", "mmalign", "-q") == 0
     )
     assert [type(r).__name__ for r in read_file(tmp_path / "b.jsonl")] == ["PreferencePair", "Example"]
+
+
+HELPSTEER = Path(__file__).parent / "formats/helpsteer.jsonl"
+
+
+def test_what_can_be_read_only_once_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else what a first look takes from a pipe would be missing from the result."""
+    reader, writer = os.pipe()
+    os.write(writer, HELPSTEER.read_bytes())
+    os.close(writer)
+    pipe, out = f"/dev/fd/{reader}", tmp_path / "out"
+    for words in (
+        ["convert", pipe, out, "--to", "mmalign"],
+        ["convert", HELPSTEER, pipe, out, "--to", "mmalign"],
+        ["validate", pipe],
+        ["doctor", pipe],
+        ["agreement", pipe],
+        ["agreement", HELPSTEER, "--with", pipe, "--out", out],
+        ["pairs", pipe, out],
+    ):
+        assert run(*words) == 2
+        told = f"{pipe}: is a pipe; save it to a file first, files are read more than once\n"
+        assert capsys.readouterr() == ("", told)
+    assert os.read(reader, 1 << 20) == HELPSTEER.read_bytes() and list(tmp_path.iterdir()) == []
+    os.close(reader)
+
+
+def test_a_pipe_by_name_and_the_sign_for_standard_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name, is_what in ((tmp_path / "fifo", "a pipe"), ("/dev/null", "a device"), ("-", "the standard input")):
+        assert run("validate", name) == 2
+        assert capsys.readouterr().err.startswith(f"{name}: is {is_what}; save it to a file first")
+
+
+def test_only_files_are_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert run("convert", HELPSTEER, tmp_path / "fifo", "--to", "mmalign") == 2
+    assert run("convert", HELPSTEER, "/dev/null", "--to", "mmalign") == 2
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'fifo'}: is a pipe, which is not written over; name a file\n"
+        "/dev/null: is a device, which is not written over; name a file\n"
+    )
+    assert (tmp_path / "fifo").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to("kept/real.jsonl")
+    assert run("convert", HELPSTEER, tmp_path / "link.jsonl", "--to", "mmalign", "-q") == 0
+    assert (tmp_path / "link.jsonl").readlink() == Path("kept/real.jsonl")
+    assert len(list(read_records(tmp_path / "kept/real.jsonl", Annotated))) == 3
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["real.jsonl"]
+
+
+LIMITED = """
+import resource, sys
+from align.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def as_limited(file_bytes: int, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As after `ulimit -f`."""
+    command = [sys.executable, "-c", LIMITED, *map(str, (file_bytes, *words))]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convert", HELPSTEER, "/proc/b.jsonl", "--to", "mmalign") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("/proc: cannot be written (") and told.count("\n") == 1
+
+
+def test_rows_that_cannot_be_sorted_on_disk_are_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "a.jsonl").write_text(HELPSTEER.read_text())
+    for words in (["convert", "a.jsonl", "b.jsonl", "--to", "mmalign"], ["validate", "a.jsonl"], ["doctor", "a.jsonl"],
+                  ["agreement", "a.jsonl"]):  # fmt: skip
+        words = [str(tmp_path / w) if w.endswith(".jsonl") else w for w in words]
+        done = as_limited(100, *words, TMPDIR=str(tmp_path / "tmp"))
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"{tmp_path / 'tmp'}: cannot be written (File too large); the rows of a.jsonl are sorted there: make room, "
+            "or set TMPDIR to another folder\n",
+        )
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.jsonl", "tmp"]
+
+
+def test_what_a_killed_run_left_goes_with_the_next(tmp_path: Path) -> None:
+    """Known by a lock that nobody holds; one that is held belongs to a run that goes on."""
+    left = [tmp_path / name for name in (".b.jsonl.images-1", ".b.jsonl.rows-2", "tmp/align-rows-3", "out/.report-4")]
+    for folder in (*left, tmp_path / ".b.jsonl.rows-held"):
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+    with (tmp_path / ".b.jsonl.rows-held/lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = as_limited(-1, "convert", HELPSTEER, tmp_path / "b.jsonl", "--to", "mmalign", TMPDIR=f"{tmp_path}/tmp")
+    assert done.returncode == 0 and run("doctor", HELPSTEER, "--out", tmp_path / "out", "-q") == 0
+    assert [folder for folder in left if folder.exists()] == [] and (tmp_path / ".b.jsonl.rows-held").exists()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["doctor.html", "doctor.json"]
+
+
+def test_an_interrupted_conversion_says_that_nothing_was_written(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(HELPSTEER.read_text() * 100_000)
+    command = [sys.executable, "-m", "align", "convert", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    with subprocess.Popen([*command, "--to", "mmalign"], stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob(".b.jsonl.images-*/lock")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130 and said.endswith(b"\ninterrupted; nothing was written\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]

@@ -337,6 +337,22 @@ def test_the_command_says_that_an_interrupted_run_has_written_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("turns", range(0, 50_000, 10_000))
+def test_it_is_not_said_that_nothing_was_written_where_all_is(tmp_path, turns):
+    write_records(tmp_path / "a.jsonl", ROWS[:8])
+    command = [sys.executable, "-c", COMMAND, "pairs", str(tmp_path / "a.jsonl"), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "out/funnel.json").exists():
+            pass
+        for _ in range(turns):  # moments of different lengths
+            pass
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert said in (b"", f"\ninterrupted; all is written to {tmp_path}/out\n".encode())
+    assert [p.name for p in tmp_path.rglob(".*")] == []
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_told_and_nothing_is_written(tmp_path, running):
     os.kill(children(running.pid)[0], signal.SIGKILL)
     _, said = running.communicate(timeout=20)

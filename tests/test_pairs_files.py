@@ -339,6 +339,20 @@ def test_leftovers_in_the_folder_go_with_the_next_run(tmp_path):
     assert [p for p in tmp_path.rglob(".*")] == []
 
 
+def test_a_switch_that_ends_half_way_can_be_told(tmp_path):
+    """funnel.json goes first and comes last: without it a folder is unfinished."""
+    write_records(tmp_path / "annotated.jsonl", HAND)
+    out = tmp_path / "out"
+    build_files(tmp_path / "annotated.jsonl", out, Pairs(), 0)
+    (out / "rejection.jsonl").unlink()
+    (out / "rejection.jsonl" / "in the way").mkdir(parents=True)
+    before = (out / "preference.jsonl").read_text()
+    with pytest.raises(UserError, match="out: cannot be written"):
+        build_files(tmp_path / "annotated.jsonl", out, Pairs(min_margin=3), 0)
+    assert (out / "preference.jsonl").read_text() != before and (out / "card.md").exists()
+    assert not (out / "funnel.json").exists()
+
+
 def test_folders_that_are_none(tmp_path):
     write_records(tmp_path / "annotated.jsonl", HAND)
     with pytest.raises(UserError, match=r"^/: is the root of all files; give a folder to write to$"):

@@ -59,9 +59,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Compare; raises `UserError` for what cannot be read, and then nothing is written."""
     from align.agreement import Collected, agreement, agreement_text, opinions_in
+    from align.formats.containers import check_input
     from align.report.agreement import agreement_page
     from align.report.folder import check_folder, write_files
+    from align.workers import unstoppable
 
+    for file in filter(None, (options.file, options.human, options.other)):
+        check_input(Path(file))
     path = Path(options.file)
     out = Path(options.out) if options.out else path.with_name(f"{path.name}.agreement")
     check_folder(out)
@@ -86,8 +90,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     files = [Path(file).name for file in (options.file, options.human, options.other) if file]
     report |= {"files": files, "command": _command(options)}
     made = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_files(out, {"agreement.html": agreement_page(report), "agreement.json": made})
-    console.result(f"{agreement_text(report)}\nwritten to {out}", out=str(out), report=report)
+    page = agreement_page(report)
+    with unstoppable():  # what is written is told
+        write_files(out, {"agreement.html": page, "agreement.json": made})
+        console.result(f"{agreement_text(report)}\nwritten to {out}", out=str(out), report=report)
     return 0
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from align.console import Bar, Console
 from align.formats import format_named, formats
-from align.formats.containers import Progress
+from align.formats.containers import Progress, check_input, write_place
 from align.formats.format import Format, Made
 from align.formats.reading import Fault, format_of, read_file
 from align.formats.store import ImageStore
 from align.formats.writing import write_file
+from align.scratch import scratch
+from align.workers import unstoppable
 from annotate.errors import UserError
 from annotate.jsonl import write_records
 from annotate.records import Failure, Reason
@@ -57,6 +59,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     *sources, out = (Path(name) for name in options.files)
     if out.exists() and any(source.exists() and source.samefile(out) for source in sources):
         raise UserError(f"{out}: is both read and written; give OUT another name")
+    for source in sources:
+        check_input(source)
+    write_place(out)
     target = format_named(options.to)
     if options.image_root and not Path(options.image_root).is_dir():
         raise UserError(f"--image-root: {options.image_root} is not a folder; image paths are relative to it")
@@ -65,20 +70,31 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if in_the_way := next((at for at in (folder, *folder.parents) if at.exists() and not at.is_dir()), None):
             raise UserError(f"{what}: {in_the_way} is a file; a folder of that name is needed there")
     near = next(folder for folder in out.absolute().parents if folder.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=near) as name:
-        store = ImageStore(root=Path(options.image_root) if options.image_root else None, folder=Path(name))
-        told = _convert(sources, out, target, store, options, console)
-        for image in Path(name).iterdir():
-            image_dir.mkdir(parents=True, exist_ok=True)
-            shutil.move(image, image_dir / image.name)
-    console.result(told.pop("text"), **told)
+    where = near
+    with ExitStack() as end:
+        try:
+            with scratch(near, f".{out.name}.images-") as folder:
+                images = folder / "images"
+                store = ImageStore(root=Path(options.image_root) if options.image_root else None, folder=images)
+                told = _convert(sources, out, target, store, options, console, end)
+                where = image_dir
+                for image in images.glob("*"):
+                    image_dir.mkdir(parents=True, exist_ok=True)
+                    shutil.move(image, image_dir / image.name)
+        except OSError as error:
+            raise UserError(f"{where}: cannot be written ({error.strerror})") from None
+        console.result(told.pop("text"), **told)
     return 0
 
 
 def _convert(
-    sources: Sequence[Path], out: Path, target: Format, store: ImageStore, options: argparse.Namespace, console: Console
-) -> dict[str, Any]:
-    """What is told in the end. The images of the rows lie in the store's folder."""
+    sources: Sequence[Path], out: Path, target: Format, store: ImageStore, options: argparse.Namespace,
+    console: Console, end: ExitStack,
+) -> dict[str, Any]:  # fmt: skip
+    """What is told in the end. The images of the rows lie in the store's folder.
+
+    From when all is read, and only to be put in its place, to `end`, no Ctrl-C is heard.
+    """
     read: Counter[str] = Counter()
     faults: list[Fault] = []
 
@@ -92,6 +108,7 @@ def _convert(
                     yield record
             finally:
                 bar.close()
+        end.enter_context(unstoppable())
 
     counts = write_file(records(), out, target, images=store, faults=faults, skip=options.invalid == "skip")
     skipped = out.with_name(out.name + ".failures.jsonl")

@@ -127,13 +127,16 @@ def _tell(report: Mapping[str, Any], out: Path, console: Console) -> int:
     from align.doctor.words import findings, limit_text, verdict_text
     from align.report.doctor import doctor_page
     from align.report.folder import write_files
+    from align.workers import unstoppable
 
     made = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_files(out, {"doctor.html": doctor_page(report), "doctor.json": made})
-    console.result(
-        f"{verdict_text(report)}written to {out}", out=str(out), limits=report["limits"],
-        findings=[{"level": f.level, "topic": f.topic, "text": f.text} for f in findings(report)],
-    )  # fmt: skip
+    page = doctor_page(report)
+    with unstoppable():  # what is written is told
+        write_files(out, {"doctor.html": page, "doctor.json": made})
+        console.result(
+            f"{verdict_text(report)}written to {out}", out=str(out), limits=report["limits"],
+            findings=[{"level": f.level, "topic": f.topic, "text": f.text} for f in findings(report)],
+        )  # fmt: skip
     broken = [limit_text(checked) for checked in report["limits"] if checked["broken"]]
     if broken:
         raise Stopped("\n".join(["limits of --fail-on are broken:", *broken]))
@@ -157,10 +160,14 @@ def _is_recipe(name: str) -> bool:
 
 
 def _files(options: argparse.Namespace) -> _Subject:
+    from align.formats.containers import check_input
+
     files = [Path(name) for name in options.files]
     faults = [_folder_text(file) for file in files if file.is_dir()]
     if faults:
         raise UserError(*faults)
+    for file in files:
+        check_input(file)
     out = files[0].with_name(f"{files[0].name}.doctor")
     return _Subject(files, out, Path(options.image_root) if options.image_root else None)
 

@@ -60,8 +60,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
             workers=workers,
             progress=lambda done, total: bar.set(done >> 20, total >> 20, "MB"),
         )  # fmt: skip
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing was written") from None
     finally:
         bar.close()
     console.result(f"{in_words(funnel)}\nwritten to {outdir}", outdir=outdir, funnel=funnel)

@@ -13,11 +13,11 @@ import gzip
 import json
 import math
 import mmap
-import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, cast
 import msgspec
 
 from align.formats.format import Container
+from align.scratch import scratch
 from annotate.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -47,8 +48,27 @@ class Placed:
     fault: str = ""
 
 
+def no_file(path: Path) -> str:
+    """What stands under a name that is neither file nor folder nor free: `a pipe`, `a device`, `a socket`."""
+    try:
+        return _NO_FILE.get(stat.S_IFMT(path.stat().st_mode), "")
+    except OSError:
+        return ""
+
+
+_NO_FILE = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
+def check_input(path: Path) -> None:
+    """Raise `UserError` for what can be read only once, before anything is taken from it."""
+    other = "the standard input" if str(path) == "-" and not path.exists() else no_file(path)
+    if other:
+        raise UserError(f"{path}: is {other}; save it to a file first, files are read more than once")
+
+
 def container_of(path: Path) -> Container:
     """Raises `UserError` where the file cannot be read, or is empty."""
+    check_input(path)
     try:
         with _opened(path) as stream, _whole(path):
             head = stream.read(4096).removeprefix(_BOM).lstrip()
@@ -201,18 +221,26 @@ def write_rows(path: Path, container: Container, *, schema: Any = None) -> Itera
     """A function that takes rows; the file is there when the block ends well. `schema` is pyarrow's, for parquet."""
     if path.suffix == ".gz":
         raise UserError(f"{path}: is not compressed by us; leave .gz away")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = write_place(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = _WRITERS[container]
-        with writer(temporary, schema) as put:
-            yield put
-        temporary.replace(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(place.parent, f".{place.name}.rows-") as folder:
+            with _WRITERS[container](folder / place.name, schema) as put:
+                yield put
+            (folder / place.name).replace(place)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        with suppress(OSError):  # it may be that no such file can be: a folder of its path is a file
-            temporary.unlink()
+
+
+def write_place(path: Path) -> Path:
+    """Where a file of that name is written: links stay, and lead there. Raises `UserError` where none can be."""
+    other = no_file(path)
+    if other:
+        raise UserError(f"{path}: is {other}, which is not written over; name a file")
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise UserError(f"{path}: cannot be written (is a link to itself)") from None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -25,7 +26,8 @@ import msgspec
 
 from align.formats.containers import Progress, decoded, read_rows
 from align.formats.format import Format, Images, Made, Row
-from annotate.errors import RecordError
+from align.scratch import scratch
+from annotate.errors import RecordError, UserError
 
 Told = Callable[[int, object], None]
 """Called with the number of a row and what is wrong with it."""
@@ -223,13 +225,26 @@ def _fault(number: int, row: Row, form: Format, images: Images, told: Told) -> b
 def read_grouped(path: Path, form: Format, images: Images, told: Told, progress: Progress) -> Iterator[Made]:
     """Every record of a file of a flat format; the buckets are kept in the system's folder for temporary files."""
     size = path.stat().st_size
-    with tempfile.TemporaryDirectory(prefix="align-") as name:
-        folder = Path(name)
+    with _scratch(path) as folder:
         buckets = partition_rows(path, folder, form, told, lambda done, total: progress(done, 2 * total))
         for bucket in range(buckets):
             for _, made in records(folder, bucket, [0], form, images, told):
                 yield made
             progress(size + size * (bucket + 1) // buckets, 2 * size)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder for the buckets. Raises `UserError` where they cannot be written."""
+    try:
+        with scratch(Path(tempfile.gettempdir()), "align-rows-") as folder:
+            yield folder
+    except OSError as error:
+        near = tempfile.tempdir or "the folder for temporary files"
+        raise UserError(
+            f"{near}: cannot be written ({error.strerror}); the rows of {path.name} are sorted there: make room, or "
+            "set TMPDIR to another folder"
+        ) from None
 
 
 def partition_rows(path: Path, folder: Path, form: Format, told: Told, progress: Progress) -> int:

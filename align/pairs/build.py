@@ -15,14 +15,10 @@ Everything wrong with the file is told at once, and then nothing is written.
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import json
 import shutil
-import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -41,6 +37,7 @@ from align.pairs.parts import Built, Job, Part, build_part, deal_part, gaps_of_p
 from align.pairs.score import check_settings
 from align.pairs.sets import SETS
 from align.pairs.steerlm import conditioning
+from align.scratch import scratch
 from align.settings import Pairs
 from align.workers import InOrder, crew, processors, stopped_once, unstoppable
 from annotate.errors import UserError
@@ -48,7 +45,8 @@ from annotate.records import Rubric, replace
 from annotate.rubric import followed, load_rubric
 
 T = TypeVar("T")
-FILES = (*(f"{name}.jsonl" for name in SETS), "failures.jsonl", "conditioning.json", "funnel.json", "card.md")
+FILES = (*(f"{name}.jsonl" for name in SETS), "failures.jsonl", "conditioning.json", "card.md", "funnel.json")
+"""In the order in which they are put in place: the last one says that all are there."""
 PART_BYTES = 8 << 20
 WORTH_WORKERS = 32 << 20
 """Bytes from which on several processes are started unasked."""
@@ -74,6 +72,7 @@ def build_files(
     from the shipped rubric that the annotations say they followed; else it is left out. Images are opened and hashed
     only with an `image_root`. `workers`: processes; by default one per processor if the file is worth it. `context`:
     how they are started. `part_bytes`: how finely the file is cut; nothing that is written depends on it.
+    `KeyboardInterrupt` says what there is.
     """
     check_settings(settings)
     given = load_rubric(rubric)[0] if rubric else None
@@ -81,8 +80,10 @@ def build_files(
     size, lines, form = _looked_at(ratings, form)
     if workers is None:
         workers = processors() if size >= WORTH_WORKERS else 1
+    written = False
     try:
-        with stopped_once(), _workspace(target) as workspace:
+        near = next(folder for folder in (target, *target.parents) if folder.exists())
+        with stopped_once(), scratch(near, f".{target.name}.pairs-", target.parent) as workspace:
             job = Job(
                 path=ratings, lines=lines, form=form, settings=settings, seed=seed, rubric=given, image_root=image_root,
                 image_folder=workspace / "images", workspace=workspace, in_parts=workers > 1,
@@ -92,20 +93,24 @@ def build_files(
             funnel = _write_summaries(made, job)
             with unstoppable():
                 _move(workspace, target)
+                written = True
             return funnel
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"all is written to {outdir}" if written else "nothing was written") from None
     except OSError as error:
         raise UserError(f"{outdir}: cannot be written ({error.strerror})") from None
 
 
 def _looked_at(path: Path, form: str) -> tuple[int, bool, str]:
     """Size of the file, whether it can be cut into parts, and the name of its format."""
+    lines = container_of(path) == "jsonl"
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
-    return size, container_of(path) == "jsonl" and not zipped, format_of(path, form, kind="annotated").name
+    return size, lines and not zipped, format_of(path, form, kind="annotated").name
 
 
 def _target(outdir: Path) -> Path:
@@ -123,34 +128,13 @@ def _target(outdir: Path) -> Path:
     return target
 
 
-@contextmanager
-def _workspace(outdir: Path) -> Iterator[Path]:
-    """A folder on the file system of OUTDIR, gone in the end: in it, or beside it where it is yet to be made.
-
-    What a killed run left in either place is known by its free lock, and goes too.
-    """
-    prefix = f".{outdir.name}.pairs-"
-    near = next(folder for folder in outdir.parents if folder.exists())
-    for left in (*near.glob(f"{glob.escape(prefix)}*"), *outdir.glob(f"{glob.escape(prefix)}*")):
-        with suppress(OSError), (left / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-    workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=outdir if outdir.exists() else near))
-    try:
-        with (workspace / "lock").open("wb") as lock:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield workspace
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
-
-
 def _move(workspace: Path, outdir: Path) -> None:
     """What was made, to where it is wanted; what an earlier run made and this one did not goes."""
     for image in (workspace / "images").glob("*"):
         (outdir / "images").mkdir(parents=True, exist_ok=True)
         shutil.move(image, outdir / "images" / image.name)  # which may lie elsewhere by a link
     outdir.mkdir(parents=True, exist_ok=True)
+    (outdir / FILES[-1]).unlink(missing_ok=True)  # were we killed now, no one would take old and new for a whole
     for name in FILES:
         if (workspace / name).exists():
             (workspace / name).replace(outdir / name)

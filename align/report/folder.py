@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from align.scratch import scratch
 from annotate.errors import UserError
 from annotate.jsonl import write_text
 
@@ -35,8 +36,11 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
     """Write texts by name. Raises `UserError` where that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_text(folder / name, text)
+        with scratch(folder, ".report-") as made:
+            for name, text in files.items():
+                write_text(made / name, text)
+            for name in files:
+                (made / name).replace(folder / name)
     except OSError as error:
         raise _unwritable(folder, error) from None
 

@@ -31,7 +31,8 @@ from annotate.errors import UserError
 
 Progress = Callable[[int, int], None]
 """Called now and then with bytes read and bytes in all."""
-Put = Callable[[dict[str, Any]], None]
+Put = Callable[[Any], None]
+"""Takes a row; in JSON Lines also a finished line, as bytes."""
 ROWS_PER_BATCH = 256
 """Rows decoded at once from parquet; with an image in each, some 50 MB."""
 SUFFIXES: dict[str, Container] = {".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -259,10 +260,13 @@ def _list_writer(path: Path, schema: Any) -> Iterator[Put]:
 
 @contextmanager
 def _line_writer(path: Path, schema: Any) -> Iterator[Put]:
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
+    with path.open("wb") as stream:
 
-        def put(row: dict[str, Any]) -> None:
-            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=_no_bytes) + "\n")
+        def put(row: dict[str, Any] | bytes) -> None:
+            if not isinstance(row, bytes):  # which is a line already
+                text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_no_bytes)
+                row = text.encode("utf-8") + b"\n"
+            stream.write(row)
 
         yield put
 

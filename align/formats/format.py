@@ -68,6 +68,8 @@ class Format:
     """The records of one row (mostly one). Raises `RecordError` naming the field at fault and the remedy."""
     write: Callable[[Made, Images], Sequence[dict[str, Any]]] | None = None
     """The rows of one record. Raises `RecordError` where the format cannot hold it, saying why."""
+    line: Callable[[Made], bytes] | None = None
+    """Instead of `write` in JSON Lines: the record as a line, where that takes no row of Python objects."""
     group_key: Callable[[Row], str] | None = None
     """For flat formats, with one completion a row (HelpSteer): what rows of one prompt have in common."""
     key_fields: tuple[str, ...] = ()

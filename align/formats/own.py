@@ -41,4 +41,5 @@ FORMAT = Format(
     recognises=lambda row: row.get("schema") in SCHEMAS,
     read=_read,
     write=_write,
+    line=lambda record: record.to_line(),
 )

@@ -56,6 +56,7 @@ def write_file(
     if kind not in form.kinds:
         raise UserError(f"{form.name} holds {' or '.join(form.kinds)}, not {kind}: {REMEDY[kind]}")
     schema = form.parquet_schema(kind) if form.parquet_schema is not None and container == "parquet" else None
+    line = form.line if container == "jsonl" else None
     beside = form.companions(out, kind) if form.companions is not None else {}
     with write_rows(out, container, schema=schema) as put:
         for record in [] if first is None else _chain(first, rows):
@@ -64,7 +65,7 @@ def write_file(
                     raise RecordError(
                         f"is one of {KINDS[type(record)]}, but the file began with {kind}; --to {OWN} takes both"
                     )
-                for row in form.write(record, images):
+                for row in form.write(record, images) if line is None else (line(record),):
                     put(row)
                     counts["rows"] += 1
                 counts[kind] += 1

@@ -148,10 +148,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_of_several(arguments: list[str]) -> int:
     """One of the processes that `accelerate launch` started: the first runs the command, the others help it train."""
     from align.train import ranks
+    from annotate.errors import UserError
 
     if os.environ.get("RANK", "0") != "0":
         return ranks.follow()
-    return ranks.lead(arguments[0] if arguments else "", lambda: _main(arguments))
+    try:
+        return ranks.lead(arguments[0] if arguments else "", lambda: _main(arguments))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def _main(arguments: list[str]) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from align.recipe import Recipe
-from align.settings import Prompts
+from align.settings import Prompts, Train
 from align.stages import Stage
 from annotate.errors import UserError
 from annotate.lanes import check_backend
+
+METHODS: Mapping[str, Literal["dpo", "sft"]] = {"dpo": "dpo", "steerlm": "sft", "rejection": "sft", "sft": "sft"}
 
 
 def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool) -> list[str]:
@@ -34,6 +37,11 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool) -> li
 
             with gathered(faults):
                 read_also(block.also, Path(prompts.image_root))
+        if stage.name in METHODS:
+            from align.train.lora_run import check_options
+
+            with gathered(faults):
+                check_options(block or Train(), stage.name, METHODS[stage.name])
         if stage.name == "evaluate":
             from align.evaluate.plan import load_exams
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from align import recipe_checks
-from align.recipe_reader import Faults, read_block
+from align.recipe_reader import Faults, did_you_mean, read_block
 from align.settings import (
     Annotate,
     ConnectSettings,
@@ -159,7 +159,8 @@ def _put(values: dict[str, Any], key: str, value: Any, faults: Faults) -> None:
     for depth, part in enumerate(parts[:-1]):
         inner = here.get(part)
         if inner is None and depth == 0 and part != "sweep":
-            faults.add(key, f"the recipe has no block `{part}`; add `{part}: {{...}}` to the file")
+            hint = did_you_mean(part, values) or f"; add `{part}: {{...}}` to the file"
+            faults.add(key, f"the recipe has no block `{part}`{hint}")
             return
         # Copied, because two blocks may be one in the file (an alias).
         here[part] = dict(inner) if isinstance(inner, dict) else {}

@@ -150,6 +150,8 @@ def _training(stage: str, block: Any, faults: Faults) -> None:
             faults.add(key, f"expected {wanted}, got {type(value).__name__} {value!r:.60}")
         elif name in trl_fields.POSITIVE and value <= 0:
             faults.add(key, f"{value} is impossible; it must be above 0")
+        elif name == "max_steps" and value == 0:
+            faults.add(key, "0 steps train nothing; leave it out to train num_train_epochs")
 
 
 def _is_a(value: Any, kinds: Iterable[str]) -> bool:

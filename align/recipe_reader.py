@@ -124,7 +124,7 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
         if not isinstance(value, Mapping):
             return _fault(faults, key, f"expected a block {{key: value}}, got {_shown(value)}")
         return kind(**read_block(kind, value, key, faults))
-    if isinstance(value, Plain) and value.lower() in TRAPS and kind is not bool:
+    if isinstance(value, Plain) and value.lower() in TRAPS and kind is not bool and str(value) not in args:
         return _fault(faults, key, f"{str(value)!r} reads as true or false elsewhere; put it in quotes if it is text")
     if origin is Literal:
         if isinstance(value, bool) or value not in args:

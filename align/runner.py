@@ -11,6 +11,7 @@ moment and run again, the files end with the same bytes.
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -351,7 +352,10 @@ def _disk_errors(folder: Path, recipe: Recipe) -> Iterator[None]:
             raise
         raise UserError(_disk_fault(str(error.filename or folder), _DISK[error.errno], recipe)) from error
     except Exception as error:
-        # Libraries wrap the error of a full disk in their own.
+        # Libraries wrap the error of a full disk in their own; those in Rust tell its number.
+        told = re.search(r"os error (\d+)", str(error))
+        if told and int(told[1]) in _DISK:
+            raise UserError(_disk_fault(str(folder), _DISK[int(told[1])], recipe)) from error
         if folder.is_dir() and shutil.disk_usage(folder).free < 1 << 20:
             raise UserError(_disk_fault(str(folder), _DISK[errno.ENOSPC], recipe)) from error
         raise

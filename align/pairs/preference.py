@@ -113,6 +113,8 @@ def _all_couples(group: Group, rule: Rule) -> list[Couple] | Failure:
                 if worse.text != better.text:
                     found.setdefault((better.text, worse.text), (better, worse))
     couples = [couple for (one, other), couple in found.items() if (other, one) not in found]
+    if found and not couples:
+        return failure(group.row, Reason.IDENTICAL, "copies of one text are rated above and below those of another")
     return couples or _why_none(group, apart, rule)
 
 

@@ -168,17 +168,15 @@ class AnnotateWork(AskingWork):
         self.seed = seed
         self.rubric, self.guide = load_rubric(settings.rubric)
         self.completions = _by_prompt(prompts, completions)
-        self.rated = {p.id: _askable(self.completions[p.id]) for p in prompts}
-        """What can be shown to the annotator; nothing where a prompt is not asked about."""
-        self.left_out = {p.id: f for p in prompts if (f := _left_out(p, self.completions[p.id]))}
+        self.not_asked = {p.id: f for p in prompts if (f := _not_askable(p, self.completions[p.id]))}
         calls = [call for i, prompt in enumerate(prompts) for call in self._calls(i, prompt)]
         self.units = [Unit(key=call.key(seed), payload=call) for call in [*calls, *self._checks()]]
 
     def _calls(self, position: int, prompt: Prompt) -> Iterator[_RatingCall]:
         """The requests of one prompt: one per pass, and within it one per completion or per pair where so asked."""
-        all_of_it = self.rated[prompt.id]
-        if not all_of_it:
+        if prompt.id in self.not_asked:
             return
+        all_of_it = self.completions[prompt.id]
         groups: list[tuple[Completion, ...]] = [all_of_it]
         if self.settings.mode == "pointwise":
             groups = [(c,) for c in all_of_it]
@@ -191,9 +189,9 @@ class AnnotateWork(AskingWork):
                 yield self._call(prompt, tuple(group[i] for i in order), pass_index)
 
     def _checks(self) -> Iterator[_RatingCall]:
-        askable = [p for p in self.prompts if self.rated[p.id]]
+        askable = [p for p in self.prompts if p.id not in self.not_asked]
         settings = self.settings
-        for check in plan_checks(askable, self.rated, settings.checks, mode=settings.mode, seed=self.seed):
+        for check in plan_checks(askable, self.completions, settings.checks, mode=settings.mode, seed=self.seed):
             yield self._call(check.prompt, check.shown, 0, check)
 
     def _call(
@@ -219,10 +217,10 @@ class AnnotateWork(AskingWork):
         checks.jsonl besides, where checks were asked.
         """
         annotations: dict[str, list[Annotation]] = {}
-        failures: list[Failure] = list(self.left_out.values())
+        failures: list[Failure] = list(self.not_asked.values())
         replies: list[dict[str, Any]] = []
         checks: list[dict[str, Any]] = []
-        funnel = Counter(prompts=len(self.prompts), sampled=sum(map(bool, self.rated.values())))
+        funnel = Counter(prompts=len(self.prompts), sampled=len(self.prompts) - len(self.not_asked))
         funnel.update(asked=len(self.units), replied=0, parsed=0)
         for unit in self.units:
             line = lines[unit.key]
@@ -249,7 +247,7 @@ class AnnotateWork(AskingWork):
         files: dict[str, Any] = {"annotated.jsonl": annotated, "failures.jsonl": failures, "replies.jsonl": replies}
         return Compiled(
             files=files | ({"checks.jsonl": checks} if any(u.payload.check for u in self.units) else {}),
-            units=len(self.units) + len(self.left_out),
+            units=len(self.units) + len(self.not_asked),
             outputs=funnel["parsed"],
             failures=len(failures),
             funnel=dict(funnel),
@@ -331,30 +329,17 @@ def _by_prompt(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> 
     return {prompt_id: tuple(sorted(cs, key=lambda c: c.index)) for prompt_id, cs in found.items()}
 
 
-def _askable(completions: Sequence[Completion]) -> tuple[Completion, ...]:
-    """Those that have a text to be rated; none where some were never made, or one alone is left of several."""
-    if _missing(completions):
-        return ()
-    kept = tuple(c for c in completions if c.text.strip())
-    return kept if len(kept) >= min(2, len(completions)) else ()
-
-
-def _left_out(prompt: Prompt, completions: Sequence[Completion]) -> Failure | None:
-    """Why completions of a prompt, or all of them, are not rated."""
-    if missing := _missing(completions):
+def _not_askable(prompt: Prompt, completions: Sequence[Completion]) -> Failure | None:
+    """Why the completions of a prompt cannot be rated, if so."""
+    missing = sorted(set(range(1 + max((c.index for c in completions), default=0))) - {c.index for c in completions})
+    empty = [c.index for c in completions if not c.text.strip()]
+    if missing:
         detail = f"no completion {', '.join(map(str, missing))}"
         return Failure(stage=STAGE, record_id=prompt.id, reason=Reason.COMPLETIONS_MISSING, detail=detail)
-    empty = [c.index for c in completions if not c.text.strip()]
-    if not empty:
-        return None
-    others = "the others are rated" if _askable(completions) else "so none is rated"
-    detail = f"completion {', '.join(map(str, empty))} has no text; {others}"
-    return Failure(stage=STAGE, record_id=prompt.id, reason=Reason.COMPLETION_EMPTY, detail=detail)
-
-
-def _missing(completions: Sequence[Completion]) -> list[int]:
-    """Indices that there should be; the first where there is no completion at all."""
-    return sorted(set(range(1 + max((c.index for c in completions), default=0))) - {c.index for c in completions})
+    if empty:
+        detail = f"completion {', '.join(map(str, empty))} has no text"
+        return Failure(stage=STAGE, record_id=prompt.id, reason=Reason.COMPLETION_EMPTY, detail=detail)
+    return None
 
 
 def _recording(call: _RatingCall, line: Line) -> Iterator[dict[str, Any]]:

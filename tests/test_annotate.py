@@ -43,31 +43,12 @@ def test_rules_rate_every_completion_and_the_funnel_adds_up(tmp_path: Path) -> N
     assert first.annotations[0].ratings[0].rationale.startswith("Correctness ")
     assert [(f.record_id, f.reason) for f in compiled.files["failures.jsonl"]] == [
         (prompts[2].id, Reason.COMPLETIONS_MISSING),
-        (prompts[3].id, Reason.COMPLETION_EMPTY),  # one alone is nothing to compare
+        (prompts[3].id, Reason.COMPLETION_EMPTY),
     ]
     assert compiled.funnel == {"prompts": 4, "sampled": 2, "asked": 2, "replied": 2, "parsed": 2, "annotated": 2}
     assert compiled.units == compiled.outputs + compiled.failures == 4
     for record in compiled.files["annotated.jsonl"]:
         assert Annotated.from_json(record.to_json()) == record
-
-
-@pytest.mark.parametrize("mode", ["listwise", "pointwise", "pairwise"])
-def test_an_empty_completion_is_told_and_the_others_are_rated(tmp_path: Path, mode: str) -> None:
-    first, second = prompt("Which colour?"), prompt("And this?")
-    completions = [*answers(first, "It is red.", "", "It is blue.", " \n"), *answers(second, "red", "blue")]
-    settings = Annotate(mode=mode)  # type: ignore[arg-type]
-    work = AnnotateWork(
-        prompts=[first, second], completions=completions, settings=settings, seed=0, read_image=read_image
-    )
-    _, compiled = run_work(work, tmp_path)
-    (one, _) = compiled.files["annotated.jsonl"]
-    assert [c.text for c in one.completions] == ["It is red.", "", "It is blue.", " \n"]
-    shown = {completion_id for a in one.annotations for completion_id in a.shown_order}
-    assert shown == {one.completions[0].id, one.completions[2].id}
-    (failure,) = compiled.files["failures.jsonl"]
-    assert (failure.record_id, failure.reason) == (first.id, Reason.COMPLETION_EMPTY)
-    assert failure.detail == "completion 1, 3 has no text; the others are rated"
-    assert compiled.units == compiled.outputs + compiled.failures
 
 
 def test_pointwise_asks_for_each_completion_and_pairwise_for_each_pair(tmp_path: Path) -> None:

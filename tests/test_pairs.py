@@ -172,13 +172,3 @@ def test_impossible_options_are_told_all_at_once():
         "pairs.flip",
         "pairs.steerlm_template",
     ]
-
-
-def test_texts_that_were_each_rated_above_the_other_make_no_pair():
-    row = annotated("Which?", [("yes", (4, 4, 4, 1, 1)), ("no", (1, 1, 1, 1, 1)), ("yes", (0, 0, 0, 1, 1))])
-    (made,) = build_preference_pairs([row], Pairs(rejected="all_pairs"), seed=0)
-    assert isinstance(made, Failure)
-    assert (made.reason, made.detail) == (
-        Reason.IDENTICAL,
-        "copies of one text are rated above and below those of another",
-    )

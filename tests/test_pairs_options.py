@@ -109,7 +109,7 @@ def test_all_pairs_takes_no_two_texts_both_ways():
     assert texts(pairs(row, rejected="all_pairs")) == [(A[0], "A dog.", 7.0), (C[0], "A dog.", 5.0)]
     row = annotated("?", [A, (A[0], D[1]), C])
     assert failures(row, rejected="all_pairs") == [
-        (Reason.IDENTICAL, "the completions that could be paired say the same")
+        (Reason.IDENTICAL, "copies of one text are rated above and below those of another")
     ]
 
 

@@ -81,13 +81,12 @@ def test_twenty_kills_leave_the_files_of_a_quiet_run(world: Path) -> None:
     draw = random.Random(20)
     kills, copies, interrupted = 0, 0, set()
     log = world / "killed.log"
-    while kills < 20 or (len(interrupted) < 4 and kills < 60):  # in how many stages depends on the machine's pace
+    while kills < 20:
         # One copy after another: killed until it is finished, then held against the quiet run.
         runs, code = world / f"killed-{copies}", -signal.SIGKILL
         while code != 0:
-            # Most runs die in the middle of a stage, some still among the imports; after the last, none.
-            enough = kills >= 20 and (len(interrupted) >= 4 or kills >= 60)
-            after = 600 if enough else draw.uniform(0.03, 0.3) * whole
+            # Most runs die in the middle of a stage, some still among the imports; after the 20th, none.
+            after = draw.uniform(0.03, 0.3) * whole if kills < 20 else 600
             begun, fresh = time.monotonic(), not runs.exists()
             code = run_until_killed(command(recipe, runs), log, after)
             assert code in (0, -signal.SIGKILL), log.read_text()[-3000:]
@@ -102,4 +101,4 @@ def test_twenty_kills_leave_the_files_of_a_quiet_run(world: Path) -> None:
     print(
         json.dumps({"kills": kills, "copies": copies, "killed in": sorted(interrupted), "quiet seconds": round(whole)})
     )
-    assert len(interrupted) >= 4
+    assert len(interrupted) >= 4  # how many depends on the pace of the machine

@@ -143,6 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our lines (`| head`) has seen enough; keep Python from complaining as it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        if argv is None:  # the process ends: all is said, so a Ctrl-C ends it without a traceback
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _one_of_several(arguments: list[str]) -> int:

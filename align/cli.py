@@ -98,6 +98,15 @@ VERBS = {
         run="align.commands.agreement:run",
         takes="own",
     ),
+    "score": Verb(
+        help="a benchmark's score of answers that you already have, with its interval",
+        run="align.commands.score:run",
+        takes="own",
+        examples=(
+            "align score pope --answers answers.jsonl --questions llava_pope_test.jsonl --labels coco/",
+            "align score mt_bench --judgments gpt-4_single.jsonl --json",
+        ),
+    ),
     "sweep": Verb(
         help="a recipe at many values of its options, and one table of them",
         run="align.commands.sweep:run",

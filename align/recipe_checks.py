@@ -38,7 +38,7 @@ def check(recipe: Recipe, faults: Faults) -> None:
     _annotators(recipe, faults)
     _pairs(recipe, faults)
     if recipe.evaluate:
-        from align.evaluate.suites import SUITES  # only where there is something to check
+        from align.benchmarks.suites import SUITES  # only where there is something to check
 
         _distinct("evaluate.suites", recipe.evaluate.suites, faults)
         known = ", ".join(SUITES)

@@ -121,7 +121,7 @@ def _outputs_below(recipe: Recipe, name: str, output: str) -> dict[str, str]:
 
 
 def _benchmarks(recipe: Recipe) -> dict[str, str]:
-    from align.evaluate.suites import find_suites
+    from align.benchmarks.suites import find_suites
 
     assert recipe.evaluate is not None
     files = sorted({f"{suite.file}.jsonl" for suite in find_suites(recipe.evaluate.suites)})

@@ -122,6 +122,41 @@ def bootstrap_statistic(
     return Interval(value=value, low=float(low), high=float(high), n=len(rows))
 
 
+def bootstrap_sums(
+    table: Floats,
+    combine: Callable[[Floats], Floats],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+    draws: int = 2000,
+    level: float = LEVEL,
+) -> Interval:
+    """A number made of the sums of columns (F1, a ratio of means, a macro average), with its percentile interval.
+
+    `combine` takes sums of shape (draws, columns) and returns (draws,), NaN where undefined: those draws are left out.
+    A draw costs one count per cluster, whatever the number of rows; draws are those of `bootstrap_statistic`.
+    """
+    if not len(table):
+        raise ValueError("no rows: nothing to estimate from")
+    members = _numbered(len(table), clusters)
+    g = int(members.max()) + 1
+    by_cluster = np.stack([np.bincount(members, weights=column, minlength=g) for column in table.T], axis=1)
+    value = float(combine(by_cluster.sum(axis=0, keepdims=True))[0])
+    unbounded = Interval(value=value, low=-math.inf, high=math.inf, n=len(table))
+    if g < 2:
+        return unbounded
+    rng = _rng(seed)
+    sums = np.empty((draws, table.shape[1]))
+    for i in range(draws):
+        sums[i] = np.bincount(rng.integers(0, g, size=g), minlength=g) @ by_cluster
+    drawn = combine(sums)
+    defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return unbounded
+    low, high = np.quantile(defined, _tails(level))
+    return Interval(value=value, low=float(low), high=float(high), n=len(table))
+
+
 def paired_difference(
     a: Mapping[str, float],
     b: Mapping[str, float],
@@ -340,11 +375,19 @@ def _members(n: int, clusters: Sequence[Hashable] | None) -> list[NDArray[np.int
     return [np.array(rows, dtype=np.intp) for rows in found.values()]
 
 
+def _numbered(n: int, clusters: Sequence[Hashable] | None) -> NDArray[np.intp]:
+    """The number of each row's cluster, clusters in the order in which they first appear."""
+    if clusters is None:
+        return np.arange(n)
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.intp)
+
+
 def _by_cluster(x: Floats, clusters: Sequence[Hashable] | None) -> tuple[Floats, Floats]:
     """Sum and size of each cluster."""
     if clusters is None:
         return x, np.ones(len(x))
     if len(clusters) != len(x):
         raise ValueError(f"{len(x)} values but {len(clusters)} clusters")
-    members = _members(len(x), clusters)
-    return np.array([x[m].sum() for m in members]), np.array([float(len(m)) for m in members])
+    numbers = _numbered(len(x), clusters)
+    return np.bincount(numbers, weights=x).astype(np.float64), np.bincount(numbers).astype(np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from align.evaluate.benchmark import load_rows, read_row
-from align.evaluate.choice import choice_output, score_choice
-from align.evaluate.instructions import score_dialogue
+from align.benchmarks.choice import choice_output, score_choice
+from align.benchmarks.instructions import score_dialogue
+from align.benchmarks.measures import Outcome, estimate
+from align.benchmarks.pope import MEASURES as POPE_MEASURES
+from align.benchmarks.pope import score_yes_no
+from align.benchmarks.rows import load_rows, read_row
+from align.benchmarks.scoring import OFFICIAL_YES_NO, STRICT_YES_NO, exactness, has_form, read_yes_no
+from align.benchmarks.suites import SUITES, find_suites
 from align.evaluate.judge import JudgeWork, plan_gradings
-from align.evaluate.metrics import estimate, suite_metrics
+from align.evaluate.metrics import suite_metrics
 from align.evaluate.plan import Batch, Exam, load_exams
-from align.evaluate.pope import MEASURES as POPE_MEASURES
-from align.evaluate.pope import score_yes_no
-from align.evaluate.scoring import OFFICIAL_YES_NO, STRICT_YES_NO, exactness, has_form, read_yes_no
 from align.evaluate.stage import EvaluateWork, work
-from align.evaluate.suites import SUITES, find_suites
 from align.evaluate.verdicts import controls, family, summary
 from align.settings import Evaluate, Judge, Prompts
 from annotate.errors import RecordError, UserError
@@ -162,8 +162,8 @@ def test_f1_and_yes_ratio_against_a_hand_count():
     # truth Y Y Y N N N, said Y Y N Y N N: 2 hits, 1 false alarm, 1 miss
     yes, no = (read_row(bench_row(is_there(p), suite="pope", image=PICTURE)) for p in ("positive", "negative"))
     said = [(yes, "Yes."), (yes, "Yes, there is."), (yes, "No"), (no, "yes"), (no, "No."), (no, "no")]
-    values = [score_yes_no(row, [text]).value for row, text in said]
-    found = {m.name: estimate(m, values, list("abcdef"), seed=0).value for m in POPE_MEASURES}
+    scored = [Outcome(id=str(i), value=score_yes_no(row, [text]).value) for i, (row, text) in enumerate(said)]
+    found = {m.name: estimate(m, scored).value for m in POPE_MEASURES}
     assert found == pytest.approx(
         {"accuracy": 4 / 6, "f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3, "yes_ratio": 0.5, "truth_ratio": 0.5}
         | {"n_words": 8 / 6}
@@ -172,9 +172,9 @@ def test_f1_and_yes_ratio_against_a_hand_count():
 
 def test_no_yes_at_all_has_no_precision():
     row = read_row(bench_row(is_there("positive"), suite="pope", image=PICTURE))
-    values = [score_yes_no(row, ["No"]).value] * 3
-    found = {m.name: estimate(m, values, list("abc"), seed=0) for m in POPE_MEASURES}
-    assert found["precision"] is None and found["recall"].value == found["f1"].value == 0.0
+    scored = [Outcome(id=str(i), value=score_yes_no(row, ["No"]).value) for i in range(3)]
+    found = {m.name: estimate(m, scored) for m in POPE_MEASURES}
+    assert found["precision"].value is None and found["recall"].value == found["f1"].value == 0.0
 
 
 def test_an_unreadable_yes_no_is_unparsed_and_lowers_coverage():
@@ -207,14 +207,14 @@ def test_a_choice_is_the_most_likely_option_and_ties_go_to_the_first():
 def test_scorers_share_nothing_with_the_annotators():
     """The headline is measured by code that the rules annotator has no part in."""
     code = (
-        "import sys; from align.evaluate.suites import SUITES\n"
-        "names = {f'{s.score.__module__}' for s in SUITES.values()} | {'align.evaluate.scoring'}\n"
+        "import sys; from align.benchmarks.suites import SUITES\n"
+        "names = {f'{s.score.__module__}' for s in SUITES.values()} | {'align.benchmarks.scoring'}\n"
         "print([m for m in sys.modules if m.startswith('annotate.backends') or m in ('torch', 'annotate.prompting')])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     for name in ("scoring", "instructions", "pope", "choice", "open_visual", "suite"):
-        source = (Path("align/evaluate") / f"{name}.py").read_text()
+        source = (Path("align/benchmarks") / f"{name}.py").read_text()
         assert set(re.findall(r"^from (annotate\S*)", source, re.M)) <= {"annotate.records"}
 
 
@@ -421,36 +421,6 @@ def test_controls_say_what_does_not_hold():
 
 
 # ----------------------------------------------------------------------------------------- numbers known from outside
-
-REAL = os.environ.get("MMALIGN_REAL_DATA")
-
-
-@pytest.mark.skipif(not REAL, reason="MMALIGN_REAL_DATA is not set: LLaVA-1.5-13B's recorded POPE answers are not here")
-@pytest.mark.parametrize("parser", [STRICT_YES_NO, OFFICIAL_YES_NO])
-def test_the_published_pope_scores_of_llava(parser):
-    """LLaVA-1.5-13B: F1 .8714 random, .8625 popular, .8446 adversarial; mean 85.9 as in arXiv:2310.03744, Table 4."""
-    folder = Path(REAL or "") / "pope"
-
-    def lines(name: str) -> list[dict]:
-        return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-    answers = {row["question_id"]: row["text"] for row in lines("llava-v1.5-13b_answers.jsonl")}
-    rows = {
-        "yes": read_row(bench_row(is_there("positive"), suite="pope", image=PICTURE)),
-        "no": read_row(bench_row(is_there("negative"), suite="pope", image=PICTURE)),
-    }
-    f1 = {}
-    for split in ("random", "popular", "adversarial"):
-        truth = {(r["image"], r["text"]): r["label"] for r in lines(f"coco_pope_{split}.json")}
-        values = []
-        for asked in lines("llava_pope_test.jsonl"):
-            key = (asked["image"], asked["text"].split("\n")[0])
-            if asked["category"] == split:
-                values.append(score_yes_no(rows[truth[key]], [answers[asked["question_id"]]], parser).value)
-        (measure,) = (m for m in POPE_MEASURES if m.name == "f1")
-        f1[split] = sum(map(measure.of, values)) / sum(map(measure.per, values))
-    assert {k: round(v, 4) for k, v in f1.items()} == {"random": 0.8714, "popular": 0.8625, "adversarial": 0.8446}
-    assert round(100 * sum(f1.values()) / 3, 1) == 85.9
 
 
 # ------------------------------------------------------------------------------------------ the stage on a real model

@@ -109,7 +109,7 @@ def _installed() -> list[str]:
 
 
 def _suites() -> list[str]:
-    from align.evaluate.suites import SUITES
+    from align.benchmarks.suites import SUITES
 
     return list(SUITES)
 

@@ -129,7 +129,7 @@ def _own_records(path: Path, kind: type[records.Record], console: Console) -> in
 
 
 def _questions(path: Path, console: Console) -> int:
-    from align.evaluate.benchmark import load_rows
+    from align.benchmarks.rows import load_rows
 
     count = len(load_rows(path, suite=path.stem))
     console.result(f"{path}: {count} benchmark questions", kind="bench/1", records=count)

@@ -4,7 +4,7 @@
 
 Read are, told apart by the keys of the first row:
 
-    our own benchmark rows      id, suite, prompt, questions                    (align/evaluate/benchmark.py)
+    our own benchmark rows      id, suite, prompt, questions                    (align/benchmarks/rows.py)
     POPE                        question_id, image, text[, label]               (RUCAIBox/POPE, haotian-liu/LLaVA)
     a question a row            question, prompt or instruction [, question_id or id, image]    (AlpacaEval, VQA)
     FastChat, MT-Bench          question_id, turns                              (lm-sys/FastChat, question.jsonl)
@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from align.evaluate.benchmark import read_row
+from align.benchmarks.rows import read_row
 from align.formats.containers import read_rows
 from align.formats.images import check_image, inside
 from align.formats.reading import format_of, read_file

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.evaluate.benchmark import Row
-from align.evaluate.choice import choice_output
+from align.benchmarks.choice import choice_output
+from align.benchmarks.rows import Row
+from align.benchmarks.suite import Suite
 from align.evaluate.models import Contestant
-from align.evaluate.suite import Suite
 from align.models.template import render
 from annotate.errors import UserError
 from annotate.pixels import UnreadableImage, rgb

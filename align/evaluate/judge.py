@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from align.evaluate.benchmark import Row
+from align.benchmarks.rows import Row
+from align.benchmarks.scoring import EXACT_FORM
+from align.benchmarks.suite import mean
 from align.evaluate.plan import Batch
-from align.evaluate.scoring import EXACT_FORM
-from align.evaluate.suite import mean
 from align.settings import Annotate, Judge
 from annotate.backends.registry import make_annotator
 from annotate.journal import Journal

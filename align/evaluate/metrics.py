@@ -6,82 +6,54 @@ None: what is left would be a selection made by the model itself.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
+from align.benchmarks.measures import Measure, Outcome, estimate
 from align.evaluate.judge import RUBRIC_MEASURE, judge_name
 from align.evaluate.plan import Exam
-from align.evaluate.suite import Measure
 from align.settings import Judge
-from align.stats import Interval, bootstrap_interval, bootstrap_statistic
 from annotate.records import Item, Metric
 
-LEAST_COVERAGE = 0.8
 
-
-def readable(items: Sequence[Item]) -> bool:
-    """Whether enough of a model's answers to a suite have a score to speak of it."""
-    return sum(item.state == "ok" for item in items) >= LEAST_COVERAGE * len(items) > 0
+def outcomes(exam: Exam, items: Sequence[Item], *, pooled: bool = True) -> Sequence[Outcome]:
+    """Items as statistics see them; rows that the benchmark counts together are one (unless `pooled` is false)."""
+    rows = {row.id: row for row in exam.rows}
+    found = [
+        Outcome(
+            id=item.id,
+            value=item.value,
+            state=item.state,
+            cluster=rows[item.id].cluster,
+            category=rows[item.id].category,
+            group=rows[item.id].group,
+        )
+        for item in items
+    ]
+    return exam.suite.pool(found) if exam.suite.pool and pooled else found
 
 
 def suite_metrics(
     exam: Exam, model: str, items: Sequence[Item], graded: Sequence[Item], seed: int, judge: Judge | None
 ) -> Iterator[Metric]:
     """All measures of one model on one suite, and the judge's score where there is one."""
-    clusters = {row.id: row.cluster for row in exam.rows}
+    scored = outcomes(exam, items)
     for measure in exam.suite.measures:
-        yield _metric(measure, model, exam.suite.name, items, clusters, seed)
+        yield _metric(measure, model, exam.suite.name, scored, seed)
     if judge and graded:
-        yield _metric(RUBRIC_MEASURE, model, exam.suite.name, graded, clusters, seed, judge_name(judge))
+        grades = outcomes(exam, graded, pooled=False)
+        yield _metric(RUBRIC_MEASURE, model, exam.suite.name, grades, seed, judge_name(judge))
 
 
-def _metric(
-    measure: Measure,
-    model: str,
-    suite: str,
-    items: Sequence[Item],
-    clusters: Mapping[str, str],
-    seed: int,
-    judge: str = "",
-) -> Metric:
-    ok = [item for item in items if item.state == "ok"]
-    failed = len(items) - len(ok)
-    found = None
-    if readable(items):
-        found = estimate(measure, [item.value for item in ok], [clusters[item.id] for item in ok], seed)
+def _metric(measure: Measure, model: str, suite: str, scored: Sequence[Outcome], seed: int, judge: str = "") -> Metric:
+    found = estimate(measure, scored, seed=seed)
     return Metric(
         suite=suite,
-        name=measure.name,
+        name=found.name,
         model=model,
-        value=None if found is None else found.value,
-        low=_bound(found, lambda f: f.low),
-        high=_bound(found, lambda f: f.high),
-        n=len(ok),
-        n_failed=failed,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=found.n,
+        n_failed=found.n_failed,
         judge=judge,
     )
-
-
-def estimate(
-    measure: Measure, values: Sequence[Mapping[str, float]], clusters: Sequence[str], seed: int
-) -> Interval | None:
-    """The ratio of two sums over items, items of one cluster drawn together; None where it is 0 / 0 (no yes at all)."""
-    top = np.array([measure.of(value) for value in values])
-    bottom = np.array([measure.per(value) for value in values])
-    if (bottom == 1).all():
-        return bootstrap_interval(top.tolist(), clusters, seed=seed)
-    if not bottom.any():
-        return None
-
-    def ratio(rows: np.ndarray) -> float:
-        total = rows[:, 1].sum()
-        return float(rows[:, 0].sum() / total) if total else math.nan
-
-    return bootstrap_statistic(np.stack([top, bottom], axis=1), ratio, clusters, seed=seed)
-
-
-def _bound(found: Interval | None, which: Callable[[Interval], float]) -> float | None:
-    """An end of the interval; one question has none."""
-    return which(found) if found is not None and math.isfinite(which(found)) else None

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from align.benchmarks.suite import Suite
 from align.context import Context
 from align.digest import model_digest
-from align.evaluate.suite import Suite
 from align.pairs.steerlm import conditioning
 from align.settings import Evaluate, Pairs, Train
 from annotate.records import sha256_of

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from align.benchmarks.rows import Row, load_rows
+from align.benchmarks.suite import Suite
+from align.benchmarks.suites import find_suites
 from align.evaluate.answers import input_sha256
-from align.evaluate.benchmark import Row, load_rows
 from align.evaluate.models import Contestant
-from align.evaluate.suite import Suite
-from align.evaluate.suites import find_suites
 from align.formats.images import check_images
 from align.models.template import render_prompt
 from align.settings import Evaluate, Prompts

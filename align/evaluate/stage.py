@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from align.benchmarks.rows import Row
 from align.context import Context
 from align.evaluate.answers import answer_batch, input_sha256
-from align.evaluate.benchmark import Row
 from align.evaluate.judge import Grading, JudgeWork, plan_gradings
 from align.evaluate.metrics import suite_metrics
 from align.evaluate.models import Contestant, contestants

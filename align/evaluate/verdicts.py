@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from align.evaluate.metrics import readable
+from align.benchmarks.measures import readable
+from align.benchmarks.pope import score_yes_no
+from align.benchmarks.scoring import OFFICIAL_YES_NO
+from align.evaluate.metrics import outcomes
 from align.evaluate.models import Contestant
 from align.evaluate.plan import Exam
-from align.evaluate.pope import score_yes_no
-from align.evaluate.scoring import OFFICIAL_YES_NO
 from align.settings import Judge
 from align.stats import Difference, SuiteVerdict, holm_over, paired_difference, verdicts
 from annotate.records import Item
@@ -44,19 +45,22 @@ def summary(
 ) -> dict[str, Any]:
     """The content of verdicts.json."""
     values = headlines(items, exams)
-    clusters = {e.suite.name: {row.id: row.cluster for row in e.rows} for e in exams}
+    clusters = {e.suite.name: _clusters(e) for e in exams}
+    scale = {e.suite.name: e.suite.scale for e in exams}
     text = {e.suite.name for e in exams if e.suite.text}
     found = verdicts(
         {s: with_clean_backbone(values, s, exams) for s in values if s in text},
         vlm=VLM,
         backbone=BACKBONE,
         margin=margin,
+        scale=scale,
         clusters=clusters,
         seed=seed,
     )
     judged = {v.suite for v in found}
     control = {e.suite.name for e in exams if e.suite.images == "blank"}
     rest = {s: models for s, models in values.items() if s not in judged | control}
+    beside = _side_effects(rest, clusters, {s: margin * scale[s] for s in rest}, seed)
     return {
         "schema": "verdicts/1",
         "margin": margin,
@@ -73,22 +77,29 @@ def summary(
             for e in exams
         ],
         "regression": [_regression(v) for v in found],
-        "comparisons": [row for v in found for row in _repairs(v)] + _side_effects(rest, clusters, margin, seed),
+        "comparisons": [row for v in found for row in _repairs(v)] + beside,
         "controls": controls(items, exams),
         "warnings": warnings(items, judge=judge, annotator=annotator, halved=halved, moved=moved),
     }
 
 
+def _clusters(exam: Exam) -> dict[str, str]:
+    """Cluster of every outcome; a pooled one has the cluster of its rows."""
+    return {row.id: row.cluster for row in exam.rows} | {row.group: row.cluster for row in exam.rows if row.group}
+
+
 def headlines(items: Sequence[Item], exams: Sequence[Exam]) -> Values:
     """What models are compared by; questions without a score are absent, and models with too few of them."""
-    measure = {e.suite.name: e.suite.headline for e in exams}
+    found = {e.suite.name: e for e in exams}
     answered: dict[tuple[str, str], list[Item]] = {}
     for item in items:
         answered.setdefault((item.suite, item.model), []).append(item)
-    values: Values = {name: {} for name in measure}
+    values: Values = {name: {} for name in found}
     for (suite, model), mine in answered.items():
-        if readable(mine):
-            values[suite][model] = {item.id: item.value[measure[suite]] for item in mine if item.state == "ok"}
+        scored = outcomes(found[suite], mine)
+        if readable([o.state for o in scored]):
+            headline = found[suite].suite.headline
+            values[suite][model] = {o.id: o.value[headline] for o in scored if o.state == "ok"}
     return values
 
 
@@ -128,7 +139,7 @@ def _repairs(verdict: SuiteVerdict) -> list[dict[str, Any]]:
 
 
 def _side_effects(
-    values: Values, clusters: Mapping[str, Mapping[str, str]], margin: float, seed: int
+    values: Values, clusters: Mapping[str, Mapping[str, str]], margins: Mapping[str, float], seed: int
 ) -> list[dict[str, Any]]:
     """What alignment did where there is no regression to repair, each aligned model against the VLM."""
     models = dict.fromkeys(m for scores in values.values() for m in scores if m not in (VLM, BACKBONE))
@@ -145,7 +156,7 @@ def _side_effects(
             {
                 "suite": suite,
                 "model": model,
-                "verdict": side_effect(difference, margin),
+                "verdict": side_effect(difference, margins[suite]),
                 "share": None,
                 "minus_vlm": difference_json(difference),
                 "minus_backbone": None,
@@ -223,7 +234,8 @@ def warnings(
     for (suite, model), mine in answered.items():
         unread = sum(item.state != "ok" for item in mine)
         if unread:
-            rest = "they are in no score" if readable(mine) else "too many for a score or a comparison"
+            few = readable([item.state for item in mine])
+            rest = "they are in no score" if few else "too many for a score or a comparison"
             said.append(f"{suite}: {unread} of {len(mine)} answers of {model} could not be read; {rest}")
     if moved[0]:
         said.append(f"{moved[0]} of {moved[1]} answers asked alone were others than in their batch (rounding)")

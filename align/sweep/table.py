@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from align.benchmarks.suites import find_suites
 from align.digest import file_sha256
-from align.evaluate.suites import find_suites
 from align.settings import Evaluate
 from align.stats import holm_over, paired_difference
 from align.sweep.grid import read_sweep
@@ -191,7 +191,7 @@ def _headlines(run: Run, suite: str) -> dict[str, dict[str, float]]:
 
 def _clusters(plan: Plan, suite: str) -> dict[str, str]:
     """Question -> what it is drawn together with."""
-    from align.evaluate.benchmark import load_rows
+    from align.benchmarks.rows import load_rows
 
     settings = next(run.recipe.evaluate for run in plan.runs if run.recipe.evaluate)
     (found,) = find_suites([suite])

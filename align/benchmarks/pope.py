@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from align.evaluate.benchmark import Row
-from align.evaluate.scoring import STRICT_YES_NO, n_words, read_yes_no
-from align.evaluate.suite import Measure, Score, Suite, mean
+from align.benchmarks.rows import Row
+from align.benchmarks.scoring import STRICT_YES_NO, n_words, read_yes_no
+from align.benchmarks.suite import Score, Suite, mean, ratio
 
 
 def score_yes_no(row: Row, outputs: Sequence[str], parser: str = STRICT_YES_NO) -> Score:
@@ -33,13 +33,17 @@ def score_yes_no(row: Row, outputs: Sequence[str], parser: str = STRICT_YES_NO) 
     )
 
 
+def _polarity(row: Row) -> str:
+    return "" if row.questions[0].polarity else "question.polarity: a yes/no item needs positive or negative"
+
+
 MEASURES = (
     mean("accuracy"),
-    Measure(name="f1", of=lambda v: 2 * v["yes"] * v["truth"], per=lambda v: v["yes"] + v["truth"]),
-    Measure(name="precision", of=lambda v: v["yes"] * v["truth"], per=lambda v: v["yes"]),
-    Measure(name="recall", of=lambda v: v["yes"] * v["truth"], per=lambda v: v["truth"]),
-    Measure(name="yes_ratio", of=lambda v: v["yes"]),
-    Measure(name="truth_ratio", of=lambda v: v["truth"]),
+    ratio("f1", lambda v: 2 * v["yes"] * v["truth"], lambda v: v["yes"] + v["truth"]),
+    ratio("precision", lambda v: v["yes"] * v["truth"], lambda v: v["yes"]),
+    ratio("recall", lambda v: v["yes"] * v["truth"], lambda v: v["truth"]),
+    mean("yes_ratio", "yes"),
+    mean("truth_ratio", "truth"),
     mean("n_words"),
 )
 
@@ -51,6 +55,7 @@ POPE = Suite(
     score=score_yes_no,
     measures=MEASURES,
     headline="accuracy",
+    needs=_polarity,
 )
 
 POPE_BLANK = Suite(
@@ -62,4 +67,5 @@ POPE_BLANK = Suite(
     score=score_yes_no,
     measures=MEASURES,
     headline="accuracy",
+    needs=_polarity,
 )

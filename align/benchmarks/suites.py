@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from align.evaluate.choice import CHOICE
-from align.evaluate.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
-from align.evaluate.open_visual import OPEN_VISUAL
-from align.evaluate.pope import POPE, POPE_BLANK
-from align.evaluate.suite import Suite
+from align.benchmarks.choice import CHOICE
+from align.benchmarks.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
+from align.benchmarks.open_visual import OPEN_VISUAL
+from align.benchmarks.pope import POPE, POPE_BLANK
+from align.benchmarks.suite import Suite
 from annotate.errors import UserError
 
 SUITES = {suite.name: suite for suite in (TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE, OPEN_VISUAL, POPE, POPE_BLANK, CHOICE)}

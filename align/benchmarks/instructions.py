@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from align.evaluate.benchmark import Row
-from align.evaluate.scoring import EXACT_FORM, exactness, has_form, n_words
-from align.evaluate.suite import Score, Suite, mean
+from align.benchmarks.rows import Row
+from align.benchmarks.scoring import EXACT_FORM, exactness, has_form, n_words
+from align.benchmarks.suite import Score, Suite, mean
 
 
 def score_dialogue(row: Row, outputs: Sequence[str]) -> Score:
@@ -37,6 +37,7 @@ TEXT_INSTRUCTIONS = Suite(
     score=score_dialogue,
     measures=MEASURES,
     headline="headline",
+    turns=None,
 )
 
 TEXT_NOISY_IMAGE = Suite(
@@ -48,4 +49,5 @@ TEXT_NOISY_IMAGE = Suite(
     score=score_dialogue,
     measures=MEASURES,
     headline="headline",
+    turns=None,
 )

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from align.evaluate.benchmark import Row
+from align.benchmarks.measures import Measure, Outcome, Value, mean, ratio
+from align.benchmarks.rows import Row
 from annotate.records import Image, Turn
 
-Value = Mapping[str, float]
+__all__ = ["Measure", "Outcome", "Score", "Suite", "Value", "mean", "ratio"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +23,6 @@ class Score:
 
     value: dict[str, float]
     state: Literal["ok", "unparsed"] = "ok"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A column of the table as a ratio of two sums over items, so that F1 is resampled like a mean is."""
-
-    name: str
-    of: Callable[[Value], float]
-    per: Callable[[Value], float] = lambda _: 1.0
-
-
-def mean(name: str) -> Measure:
-    """The average of one value."""
-    return Measure(name=name, of=lambda value: value[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +39,21 @@ class Suite:
     score: Callable[[Row, Sequence[str]], Score]
     measures: tuple[Measure, ...]
     headline: str
-    """The measure that is compared between models."""
+    """The value (of an outcome) that is compared between models; also the name of the first column of the table."""
+    scale: float = 1.0
+    """What the headline can be at most; the verdict's margin is a share of it."""
     images: Literal["none", "own", "noise", "blank"] = "own"
     """What is shown: nothing, the row's image, the row's irrelevant image, or uniform grey in its image's place."""
     chooses: bool = False
     """The output is the log-likelihood of each option, not text."""
+    turns: int | None = 1
+    """How many questions a row asks; None: any number."""
+    needs: Callable[[Row], str] = lambda row: ""
+    """What a row lacks for this suite, or nothing."""
+    read: Callable[[Mapping[str, str]], Sequence[Row]] | None = None
+    """Reads the benchmark's own published files into rows; None where only `<file>.jsonl` will do."""
+    pool: Callable[[Sequence[Outcome]], Sequence[Outcome]] | None = None
+    """Makes one outcome of several rows where the benchmark counts them together (MMBench's circular passes)."""
 
     def image(self, row: Row) -> Image | None:
         """The file that is looked at (for `blank`: the one whose size the grey image takes)."""
@@ -80,10 +77,9 @@ class Suite:
             return f"{self.name} is a text suite, this item brings an image"
         if self.images == "noise" and row.noise_image is None:
             return f"{self.name} needs a `noise_image` (an irrelevant picture)"
-        if self.file != "text_instructions" and len(row.questions) != 1:
-            return f"{self.name} asks one question, this item has {len(row.questions)}"
-        if self.file == "pope" and row.questions[0].polarity is None:
-            return "question.polarity: a yes/no item needs positive or negative"
+        if self.turns is not None and len(row.questions) != self.turns:
+            asks = "one question" if self.turns == 1 else f"{self.turns} questions"
+            return f"{self.name} asks {asks}, this item has {len(row.questions)}"
         if self.chooses and len(row.questions[0].options) < 2:
             return "question.options: a choice needs at least two"
-        return ""
+        return self.needs(row)

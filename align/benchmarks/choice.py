@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from align.evaluate.benchmark import Row
-from align.evaluate.suite import Score, Suite, mean
+from align.benchmarks.rows import Row
+from align.benchmarks.suite import Score, Suite, mean
 from annotate.records import canonical_json
 
 OPTION_LIKELIHOOD = "option-likelihood/1"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from align.evaluate.instructions import MEASURES, score_dialogue
-from align.evaluate.scoring import EXACT_FORM
-from align.evaluate.suite import Suite
+from align.benchmarks.instructions import MEASURES, score_dialogue
+from align.benchmarks.scoring import EXACT_FORM
+from align.benchmarks.suite import Suite
 
 OPEN_VISUAL = Suite(
     name="open_visual",

@@ -10,13 +10,16 @@ to the first stays in the context of the second:
 
 `accepted` maps each form the answer can take to the one true answer in it, `form` is the form the question states
 (null: none), `options` are the answers whose likelihood a choice suite compares, `polarity` is the truth of a yes/no
-question. `answer_key` is for a judge that knows the scene; no scorer reads it.
+question. `answer_key` is for a judge that knows the scene; no scorer reads it. `truth` is what the benchmark's own
+files say (references, capabilities), for suites that read those.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from msgspec import field
 
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import read_rows
@@ -28,17 +31,20 @@ class Question(Part, frozen=True, kw_only=True):
 
     text: str
     kind: str
-    form: Literal["sentence", "word", "list"] | None
-    answer: str
-    accepted: dict[str, str]
+    form: Literal["sentence", "word", "list"] | None = None
+    answer: str = ""
+    accepted: dict[str, str] = field(default_factory=dict)
     polarity: Literal["positive", "negative"] | None = None
     options: tuple[str, ...] = ()
     answer_key: dict[str, Any] | None = None
+    truth: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.text.strip() or not self.answer.strip():
-            raise RecordError("question: text and answer must not be empty")
-        if not self.accepted:
+        if not self.text.strip():
+            raise RecordError("question: text must not be empty")
+        if self.truth is None and not self.answer.strip():
+            raise RecordError("question: answer must not be empty")
+        if self.truth is None and not self.accepted:
             raise RecordError("question.accepted: name at least one true answer")
         if self.form is not None and self.form not in self.accepted:
             raise RecordError(f"question.form: asks for {self.form}, but `accepted` has only {sorted(self.accepted)}")
@@ -55,6 +61,11 @@ class Row(Record, frozen=True, kw_only=True):
     prompt: Prompt
     questions: tuple[Question, ...]
     noise_image: Image | None = None
+    category: str = ""
+    group: str = ""
+    """Rows that the benchmark counts together (MMBench's circular passes of one question)."""
+    temperature: float = 0.0
+    """How the benchmark wants this row answered (MT-Bench: by category); 0 is greedy."""
 
     def __post_init__(self) -> None:
         if len(self.prompt.turns) != 1:
@@ -68,7 +79,7 @@ class Row(Record, frozen=True, kw_only=True):
     def cluster(self) -> str:
         """Rows about one image are not independent of each other; statistics resample these."""
         images = self.prompt.images
-        return images[0].sha256 if images else self.id
+        return images[0].sha256 if images else self.group or self.id
 
 
 def read_row(line: Any) -> Row:

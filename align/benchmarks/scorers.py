@@ -1,0 +1,8 @@
+"""The benchmarks of `align score` by name."""
+
+from __future__ import annotations
+
+from align.benchmarks.pope_files import POPE_SCORER
+from align.benchmarks.sheet import Scorer
+
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (POPE_SCORER,)}

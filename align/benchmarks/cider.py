@@ -6,8 +6,8 @@ In: one caption per image, several references per image. Out: a value per image;
     >>> values = cider_d(candidates, {"a": ["A dog is running.", "a dog runs"], "b": ["The bus is red."]})
 
 The metric is that of Vedantam et al. (arXiv:1411.5726, section 5, CIDEr-D): words of up to 4, sigma 6, clipped counts,
-times 10. How rare a word is comes from the references of the set that is scored: the same captions have another value in
-another set, and a set of one image has the value 0, for no word in it is rarer than another.
+times 10. How rare a word is comes from the references of the set that is scored: the same captions have another value
+in another set, and a set of one image has the value 0, for no word in it is rarer than another.
 
 Captions are split as the official COCO evaluation does, which starts a Java program for it. Our splitting is written
 from what that program puts out, is known by the name `TOKENIZER`, and belongs beside every figure it made: splitting at
@@ -101,7 +101,7 @@ class _Weighed:
         for phrase, count in counts.items():
             self.vectors[len(phrase) - 1][phrase] = count * rarity.get(phrase, unseen)
         self.norms = [math.sqrt(sum(weight * weight for weight in vector.values())) for vector in self.vectors]
-        # The official program measures the length in pairs of words, which differs from words for an empty caption only.
+        # The official program measures the length in pairs of words; it matters for an empty caption only.
         self.length = sum(count for phrase, count in counts.items() if len(phrase) == 2)
 
     def likeness(self, reference: "_Weighed") -> float:

@@ -1,7 +1,7 @@
 """Makes `tests/benchmark_golden/captions.json`: what the official COCO caption evaluation says about captions of ours.
 
-The words are those of its PTBTokenizer (Stanford CoreNLP 3.4.1, a Java program), the values those of its CiderScorer over
-these words. Needs Java and an environment of its own, and is run by hand:
+The words are those of its PTBTokenizer (Stanford CoreNLP 3.4.1, a Java program), the values those of its CiderScorer
+over these words. Needs Java and an environment of its own, and is run by hand:
 
     pip install pycocoevalcap==1.2 numpy && python tests/tools/golden_captions.py
 """

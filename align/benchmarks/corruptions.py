@@ -43,14 +43,14 @@ def _defocus_blur(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pi
 
 def _contrast(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     kept = (0.4, 0.3, 0.2, 0.1, 0.05)[severity - 1]
-    mean = pixels.mean(axis=(0, 1), keepdims=True)
+    mean: Pixels = pixels.mean(axis=(0, 1), keepdims=True)
     return (pixels - mean) * kept + mean
 
 
 def _brightness(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     """Value of hue, saturation, value goes up. At fixed hue and saturation that scales the three channels alike."""
     more = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
-    value = pixels.max(axis=2, keepdims=True)
+    value: Pixels = pixels.max(axis=2, keepdims=True)
     brighter = np.minimum(value + more, 1.0)
     share = np.divide(pixels, value, out=np.ones_like(pixels), where=value > 0)  # black has no hue: it turns grey
     return share * brighter

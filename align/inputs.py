@@ -17,8 +17,11 @@ from annotate.lanes import check_backend
 METHODS: Mapping[str, Literal["dpo", "sft"]] = {"dpo": "dpo", "steerlm": "sft", "rejection": "sft", "sft": "sft"}
 
 
-def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool) -> list[str]:
-    """What these stages will not be able to work with. `asking`: annotators are to be asked, not only read again."""
+def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model: Path | None = None) -> list[str]:
+    """What these stages will not be able to work with.
+
+    `asking`: annotators are to be asked, not only read again; `model`: the folder of the model, where it is there.
+    """
     faults: list[str] = []
     prompts = recipe.prompts or Prompts()
     for stage in stages:
@@ -42,6 +45,11 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool) -> li
 
             with gathered(faults):
                 check_options(block or Train(), stage.name, METHODS[stage.name])
+            if model is not None:
+                from align.train.modules import model_faults
+
+                with gathered(faults):
+                    faults += [f"{stage.name}.{fault}" for fault in model_faults(model, block or Train())]
         if stage.name == "evaluate":
             from align.evaluate.plan import load_exams
 

@@ -77,6 +77,15 @@ def load_prompts(settings: Prompts) -> PromptSet:
     )
 
 
+def unreadable(key: str, path: Path, error: OSError) -> UserError:
+    """What is told of a file that a recipe names and that cannot be read."""
+    remedy = "is the path right?"
+    if isinstance(error, FileNotFoundError) and path.parts[:2] == ("data", "demo"):
+        base = path.parts[2:] in (("language.jsonl",), ("connect.jsonl",), ("tune.jsonl",))
+        remedy = f"`make demo-{'base-' * base}data` writes the demo's"
+    return UserError(f"{key}: {path} cannot be read ({error.strerror}); {remedy}")
+
+
 def _assemble(rows: list[_Row | _Fault], images: Mapping[str, CheckedImage]) -> tuple[list[Prompt], list[_Fault], int]:
     """Prompts in the order of the file, faults likewise, and how many rows repeated an earlier one."""
     prompts: dict[str, Prompt] = {}
@@ -184,7 +193,7 @@ def _values(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise UserError(f"prompts.file: {file} cannot be read ({error.strerror}); is the path right?") from None
+        raise unreadable("prompts.file", file, error) from None
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise UserError(f"{file}: empty; {_FORMATS}")

@@ -136,7 +136,8 @@ def _training(stage: str, block: Any, faults: Faults) -> None:
         re.compile(block.lora.target)
     except re.error as error:
         faults.add(f"{stage}.lora.target", f"not a regular expression ({error})")
-    known = trl_fields.fields("dpo" if stage == "dpo" else "sft")
+    trainer = "dpo" if stage == "dpo" else "sft"
+    known = trl_fields.fields(trainer)
     for name, value in block.trl.items():
         key = f"{stage}.trl.{name}"
         if name in trl_fields.OWNED:
@@ -148,10 +149,8 @@ def _training(stage: str, block: Any, faults: Faults) -> None:
         elif not _is_a(value, known[name]):
             wanted = " or ".join(_KINDS[kind] for kind in known[name])
             faults.add(key, f"expected {wanted}, got {type(value).__name__} {value!r:.60}")
-        elif name in trl_fields.POSITIVE and value <= 0:
-            faults.add(key, f"{value} is impossible; it must be above 0")
-        elif name == "max_steps" and value == 0:
-            faults.add(key, "0 steps train nothing; leave it out to train num_train_epochs")
+        elif wrong := trl_fields.value_fault(trainer, name, value):
+            faults.add(key, wrong)
 
 
 def _is_a(value: Any, kinds: Iterable[str]) -> bool:

@@ -155,7 +155,8 @@ class Runner:
         if any(s.uses_prompts for s in ahead):
             with gathered(faults):
                 _ = self.prompts.checked
-        faults += input_faults(self.recipe, ahead, asking=not self.reparse)
+        model = self.models.model.path if self.recipe.tune is None and any(s.uses_model for s in ahead) else None
+        faults += input_faults(self.recipe, ahead, asking=not self.reparse, model=model)
         if faults:
             raise UserError(*faults)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,8 @@ class State:
     kind: Literal["done", "stale", "unfinished", "failed", "never"]
     why: str = ""
     manifest: Manifest | None = None
+    remedy: str = ""
+    """And how to go on, for who only looks."""
 
 
 def present(recipe: Recipe) -> list[Stage]:
@@ -132,7 +135,9 @@ def _hash(key: str, path: str) -> str:
     try:
         return file_sha256(Path(path))
     except OSError as error:
-        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); is the path right?") from None
+        from align.prompts import unreadable  # its words: rarely needed
+
+        raise unreadable(key, Path(path), error) from None
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -163,12 +168,16 @@ def _states(recipe: Recipe, digests: Digests) -> Callable[[str], State]:
         manifest = read_manifest(recipe.folder / name)
         waiting = next((e for e in earlier(recipe, stage) if of(e).kind != "done"), None)
         if manifest is None:
-            return _unfinished(recipe.folder / name, waiting)
+            return _unfinished(recipe, name, waiting)
         if waiting:
             return State("stale", f"waits for {waiting}", manifest)
         identity, _ = stage_identity(recipe, stage, digests)
         if identity != manifest.identity:
-            return State("stale", changes(manifest.identity, identity), manifest)
+            begun = (recipe.folder / name / ATTEMPT).is_file()
+            reached = _reached(recipe.folder / name) if begun else ""
+            again = f"; a new training has its {reached}" * bool(reached)
+            remedy = _goes_on(recipe, name) * bool(reached)
+            return State("stale", f"{changes(manifest.identity, identity)}{again}", manifest, remedy)
         for path, sha256 in manifest.outputs.items():
             file = recipe.folder / name / path
             if not file.is_file():
@@ -180,15 +189,46 @@ def _states(recipe: Recipe, digests: Digests) -> Callable[[str], State]:
     return of
 
 
-def _unfinished(folder: Path, waiting: str | None) -> State:
+def _unfinished(recipe: Recipe, name: str, waiting: str | None) -> State:
+    folder = recipe.folder / name
     try:
         attempt = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
         lines = (folder / "journal.jsonl").read_bytes().count(b"\n")
     except (OSError, ValueError):
         return State("never", f"waits for {waiting}" if waiting else "")
+    reached = _reached(folder)
+    remedy = _goes_on(recipe, name) * bool(reached)
     if attempt["error"]:
-        return State("failed", attempt["error"])
-    return State("unfinished", f"{min(lines, attempt['units'])} of {attempt['units']} units")
+        return State("failed", "; ".join(filter(None, [attempt["error"], reached])), remedy=remedy)
+    if not reached and hasattr(recipe.block(name), "checkpoint_every"):
+        return State("unfinished", "no checkpoint yet", remedy=f"`align {name} {recipe.path}` begins at step 1")
+    units = f"{min(lines, attempt['units'])} of {attempt['units']} units"
+    return State("unfinished", reached or units, remedy=remedy)
+
+
+def _goes_on(recipe: Recipe, name: str) -> str:
+    return f"`align {name} {recipe.path}` goes on from there"
+
+
+def _reached(folder: Path) -> str:
+    """How far a training came that did not end: its newest whole checkpoint. Empty where there is none."""
+    work = folder / "work"
+    markers = [*work.glob("*/checkpoint-*.done"), *work.glob("*/checkpoints/checkpoint-*/complete")]
+    if not markers:
+        return ""
+    marker = max(markers, key=_changed)
+    checkpoint = marker.parent if marker.name == "complete" else marker.with_suffix("")
+    step = checkpoint.name.rpartition("-")[2]
+    with suppress(OSError, ValueError, KeyError):  # a training that runs removes old ones
+        step += f" of {json.loads((checkpoint / 'trainer_state.json').read_text(encoding='utf-8'))['max_steps']}"
+    return f"last checkpoint at step {step}"
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # as above
+        return 0
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -63,6 +63,13 @@ def test_every_stage_is_a_verb_with_its_options_and_an_example(capsys: pytest.Ca
         (["verify", "nowhere"], 2, "nowhere: no manifest below it; is it the folder of a run (runs/<name>)?"),
         (["validate", "no.jsonl"], 2, "no.jsonl: cannot be read (No such file or directory)"),
         (["pairs", "a.jsonl"], 2, "say where the training sets are to go"),
+        (
+            ["dpo", "mix.jsonl"],
+            2,
+            "mix.jsonl: `align dpo` takes a recipe, *.yaml; its pairs go into one as `pairs: {also: [mix.jsonl]}`, "
+            "where they join the run's own, as recipes/mixed_preference.yaml has it",
+        ),
+        (["status", "p.json"], 2, "p.json: `align status` takes a recipe, *.yaml; prompts go into one as `prompts: "),
         (["pairs", "a.jsonl", "out"], 2, "a.jsonl: cannot be read (No such file or directory)"),
         (
             ["pairs", "a.jsonl", "out", "min_margn=1"],
@@ -194,6 +201,17 @@ def test_status_of_a_recipe_whose_model_is_missing(tmp_path: Path) -> None:
     ended = small_run.align("status", recipe, "model=gone/away/model", cwd=tmp_path)
     assert ended.returncode == 0
     assert "model: gone/away/model is no folder" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [("data/demo/prompts.jsonl", "`make demo-data` writes the demo's"), ("data/own.jsonl", "is the path right?")],
+)
+def test_an_estimate_without_the_prompts_says_what_writes_them(tmp_path: Path, file: str, remedy: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"prompts: {{file: {file}}}\nteach: {{backend: rules}}\n")
+    ended = small_run.align("estimate", "x.yaml", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr == f"prompts.file: {file} cannot be read (No such file or directory); {remedy}\n"
 
 
 def test_estimate_counts_what_is_missing(tmp_path: Path) -> None:
@@ -350,3 +368,30 @@ def test_a_bad_record_of_prompts_is_refused_whole(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "prompts.jsonl:1" in ended.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["prompts.jsonl", "small.yaml"]
+
+
+def test_status_of_a_training_that_was_killed_says_its_last_checkpoint(tmp_path: Path) -> None:
+    """What a kill leaves: two whole checkpoints, and one that was being written."""
+    recipe = small_run.annotate_recipe(tmp_path)
+    recipe.write_text(recipe.read_text() + "dpo: {checkpoint_every: 5}\n")
+    dpo = tmp_path / "runs/small/dpo"
+    work = dpo / "work/0f3a"
+    work.mkdir(parents=True)
+    (dpo / ".attempt.json").write_text('{"units": 1, "error": ""}')
+    (dpo / "journal.jsonl").write_text("")
+
+    def told() -> str:
+        return small_run.align("status", recipe, cwd=tmp_path).stdout.splitlines()[-1]
+
+    nothing = "dpo        unfinished        -       -        -        -  "
+    assert told() == f"{nothing}no checkpoint yet; `align dpo {recipe}` begins at step 1"
+    for step in (5, 10, 15):
+        (work / f"checkpoint-{step}").mkdir()
+        (work / f"checkpoint-{step}/trainer_state.json").write_text('{"max_steps": 30}')
+        if step < 15:
+            (work / f"checkpoint-{step}.done").write_text(f"{step}\n")
+            os.utime(work / f"checkpoint-{step}.done", (step, step))
+    assert told() == f"{nothing}last checkpoint at step 10 of 30; `align dpo {recipe}` goes on from there"
+    (dpo / ".attempt.json").write_text('{"units": 1, "error": "step 12: the loss is nan"}')
+    failed = "dpo        failed            -       -        -        -  step 12: the loss is nan; "
+    assert told() == f"{failed}last checkpoint at step 10 of 30; `align dpo {recipe}` goes on from there"

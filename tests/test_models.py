@@ -159,3 +159,24 @@ def test_a_folder_that_is_no_adapter_is_named(folder: Path, tmp_path: Path) -> N
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"no adapter_model\.safetensors; is it a finished adapter"):
         load_vlm(folder, adapter=tmp_path)
+
+
+def test_an_adapter_of_another_model_is_refused_by_digest(folder: Path, tmp_path: Path) -> None:
+    """Its shapes fit, so that it would be merged, and every answer spoiled."""
+    from peft import LoraConfig, get_peft_model
+
+    from align.train.saved import save_adapter
+
+    other = save_tiny_llava(tmp_path / "other", seed=1)
+    made = get_peft_model(load_vlm(other).model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
+    adapter = tmp_path / "adapter"
+    save_adapter(made, adapter, trained_on=digest_of(other))
+    assert load_vlm(other, adapter=adapter).digest == digest_of(other, adapter)
+    with pytest.raises(UserError) as told:
+        load_vlm(folder, adapter=adapter)
+    assert str(told.value) == (
+        f"{adapter}: was trained on another model (sha256 {digest_of(other):.16}…) than {folder} "
+        f"({digest_of(folder):.16}…); give that one, or delete the file trained_on there if it is meant"
+    )
+    (adapter / "trained_on").unlink()
+    load_vlm(folder, adapter=adapter)  # an adapter that was made elsewhere says nothing

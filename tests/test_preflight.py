@@ -59,7 +59,8 @@ def test_rows_that_cannot_be_trained_on_are_named_with_a_remedy(folder: Path, ro
         prompts[4].id: "a completion has no text to learn from; leave the row out",
     }
     for prompt in (many, prompts[3]):  # nothing is cut, image tokens least of all
-        assert told[prompt.id].endswith("completion tokens; the limit is 80: raise max_length or shorten")
+        assert told[prompt.id].endswith("; the limit is 80: raise dpo.max_length (the model takes 512) or shorten")
+    assert told[many.id].startswith("114 tokens, 99 of the prompt (81 of them of 9 images) and 15 of the completion;")
     assert (compiled.units, compiled.outputs, compiled.failures) == (5, 1, 4)
     assert "| completions of one prompt | share its image and question" in str(compiled.files["card.md"])
 

@@ -225,6 +225,52 @@ def test_only_what_decides_a_result_is_identity(tmp_path: Path) -> None:
     assert "prompts.file" not in identity_options(one.prompts, "prompts")
 
 
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [
+        ("warmup_steps: -1", "-1 is impossible; it must be at least 0"),
+        ("beta: -0.1", "-0.1 is impossible; it must be above 0"),
+        ("learning_rate: 0", "0 is impossible; it must be above 0"),
+        ("num_train_epochs: -3", "-3 is impossible; it must be above 0"),
+        ("per_device_train_batch_size: 0", "0 is impossible; it must be at least 1"),
+        ("gradient_accumulation_steps: 0", "0 is impossible; it must be at least 1"),
+        ("max_steps: -2", "-2 is impossible; it must be at least -1"),
+        ("max_steps: 0", "0 steps train nothing; leave it out to train num_train_epochs"),
+        ("weight_decay: -0.1", "-0.1 is impossible; it must be at least 0"),
+        ("max_grad_norm: -1", "-1 is impossible; it must be at least 0"),
+        ("adam_beta2: 1", "1 is impossible; it must be at least 0 and below 1"),
+        ("label_smoothing: 0.5", "0.5 is impossible; it must be at least 0 and below 0.5"),
+        ("ld_alpha: 1.5", "1.5 is impossible; it must be at least 0 and at most 1"),
+        ("dataloader_num_workers: -1", "-1 is impossible; it must be at least 0"),
+        ("learning_rate: 1e999", "inf is no number to work with"),
+        ("loss_type: sigmoyd", "'sigmoyd' is none of sigmoid, hinge, ipo, "),
+        ("loss_type: [sigmoid, stf]", "; did you mean 'sft'?"),
+        ("f_divergence_type: kl", "'kl' is none of reverse_kl, forward_kl, js_divergence, alpha_divergence"),
+        ("lr_scheduler_type: cosin", "; did you mean 'cosine'?"),
+        ("optim: adamw", "'adamw' is none of adamw_torch, "),
+        ("eval_strategy: steps", "is not for the recipe: evaluation is a stage of its own"),
+        ("use_liger_kernel: true", "Liger's kernels are not offered: TRL 1.16 deprecates them"),
+    ],
+)
+def test_a_value_that_trl_would_refuse_late_is_told_with_its_line(tmp_path: Path, option: str, fault: str) -> None:
+    before = "model: m\nprompts: {file: p}\nsample: {}\nannotate: {}\npairs: {}\ndpo:\n  trl:\n"
+    (told,) = faults(tmp_path, f"{before}    {option}\n")
+    assert told.startswith(f"x.yaml:8  dpo.trl.{option.split(':')[0]}: ")
+    assert fault in told
+
+
+def test_values_that_are_at_the_edge_are_taken(tmp_path: Path) -> None:
+    edges = (
+        "{max_steps: -1, warmup_steps: 0.5, max_grad_norm: 0, weight_decay: 0, use_liger_kernel: false, ld_alpha: 1}"
+    )
+    made = recipe(tmp_path, GOOD.replace("{beta: 5e-2, learning_rate: 5e-7, max_steps: 3}", edges))
+    assert made.dpo is not None and made.dpo.trl["max_steps"] == -1
+    rejection = "rejection: {trl: {loss_type: dft, label_smoothing_factor: 0.5}}"
+    assert recipe(tmp_path, f"{GOOD}{rejection}").rejection is not None
+    (told,) = faults(tmp_path, f"{GOOD}rejection: {{trl: {{loss_type: sigmoid}}}}")
+    assert told.endswith("rejection.trl.loss_type: 'sigmoid' is none of nll, dft")
+
+
 def test_shipped_recipes_are_sound() -> None:
     for path in sorted((ROOT / "recipes").glob("*.yaml")):
         assert load_recipe(path).name
@@ -249,10 +295,3 @@ def test_the_list_of_trl_options_is_that_of_the_installed_trl() -> None:
         [sys.executable, "-m", "align.train.trl_fields"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ended.stdout == trl_fields.FILE.read_text(encoding="utf-8")
-
-
-def test_what_the_trainer_sets_itself_is_refused_in_a_recipe() -> None:
-    pytest.importorskip("torch")
-    from align.train.lora_run import OURS
-
-    assert set(OURS) <= set(trl_fields.OWNED)

@@ -31,6 +31,55 @@ def test_options_that_do_not_go_together_are_told_before_a_stage_begins(change: 
     assert fault.startswith(told)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    from tiny_llava import save_tiny_llava
+
+    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (
+            r".*\.qproj",
+            r"'.*\\.qproj' matches no module of this model; its layers are called like "
+            "model.language_model.layers.0.self_attn.q_proj",
+        ),
+        (".*", "'.*' also matches the model itself (LlavaForConditionalGeneration), which can have no adapter"),
+        (".*language_model.*", "also matches model.language_model (LlamaModel), which can have no adapter"),
+        (".*(lm_head|q_proj)", "also matches lm_head, whose matrix TRL's loss reads itself"),
+    ],
+)
+def test_a_target_that_no_adapter_can_have_is_told_before_a_stage_begins(model: Path, target: str, told: str) -> None:
+    recipe = load_recipe(DEMO, [f"dpo.lora.target='{target}'"])
+    (fault,) = input_faults(recipe, [STAGES["sample"], STAGES["dpo"]], asking=False, model=model)
+    assert fault.startswith("dpo.lora.target: ") and told in fault
+
+
+@pytest.mark.parametrize("target", [r".*language_model\.layers\.1\..*q_proj", "all-linear", r".*\.[qv]_proj"])
+def test_a_target_of_ones_own_is_taken(model: Path, target: str) -> None:
+    recipe = load_recipe(DEMO, [f"dpo.lora.target='{target}'"])
+    assert input_faults(recipe, [STAGES["dpo"]], asking=False, model=model) == []
+
+
+def test_weights_that_were_not_copied_whole_are_told_before_a_stage_begins(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (fault,) = input_faults(load_recipe(DEMO), [STAGES["dpo"]], asking=False, model=tmp_path)
+    assert "model.safetensors: not a file of safetensors" in fault and fault.endswith("was it copied whole?")
+
+
+@pytest.mark.parametrize("option", ["activation_offloading", "fp16"])
+def test_what_needs_a_gpu_is_refused_on_a_cpu_before_a_stage_begins(option: str) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    recipe = load_recipe(DEMO, [f"dpo.trl.{option}=true", f"steerlm.trl.{option}=false"])
+    (fault,) = input_faults(recipe, [STAGES["dpo"], STAGES["steerlm"]], asking=False)
+    assert fault == f"dpo.trl.{option}: needs a GPU, and there is none; delete it"
+
+
 def test_a_value_that_other_tools_read_as_false_is_taken_where_it_is_the_only_meaning() -> None:
     dpo = load_recipe(DEMO, ["dpo.sharing=off"]).dpo
     assert dpo is not None and dpo.sharing == "off"

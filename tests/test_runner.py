@@ -6,7 +6,9 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
+import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -264,6 +266,37 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
     assert (tmp_path / "runs/small/teach/journal.jsonl").read_bytes().startswith(kept)
     small_run.align("teach", recipe, "runs=other", cwd=tmp_path)
     assert small_run.outputs(tmp_path / "runs/small/teach") == small_run.outputs(tmp_path / "other/small/teach")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_of_weights_is_told_and_the_training_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """What writes weights tells a full disk in words of its own: "os error 28" inside an error that is no OSError."""
+    pytest.importorskip("trl")
+    from launched import dpo_recipe
+
+    recipe = dpo_recipe(tmp_path / "small")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small disk, and not in every container")
+    try:
+        shutil.copytree(tmp_path / "small/runs", disk / "runs")
+        changes = [f"runs={disk / 'runs'}", "dpo.lora.r=256", "dpo.trl.max_steps=2"]
+        wanted = load_recipe(recipe, changes)
+        with pytest.raises(UserError) as told:
+            Runner(wanted, Console(quiet=True)).bring("dpo")
+        where = disk / "runs/small"
+        again = f"what is done so far is kept: make room and run `align run {recipe}`"
+        assert str(told.value) == f"{where} cannot be written (the disk is full); {again}"
+        assert "(os error 28)" in str(told.value.__cause__)
+        found = state_of(wanted, STAGES["dpo"], Models(wanted))
+        assert found.kind == "failed" and found.why
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        Runner(wanted, Console(quiet=True)).bring("dpo")
+        assert state_of(wanted, STAGES["dpo"], Models(wanted)).kind == "done"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 DEAR = '''

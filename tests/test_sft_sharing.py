@@ -12,8 +12,9 @@ from tiny_llava import ask_about, save_image, save_tiny_llava
 
 from align.models.load import LoadedModel, load_vlm
 from align.settings import Parts, Train
-from align.train.lora_rows import TrainRow, as_dataset, collate_examples, example_row, items_of
+from align.train.lora_rows import TrainRow, as_dataset, collate_examples, example_row, items_of, measure_rows
 from align.train.lora_run import train_lora
+from align.train.preflight import costs, costs_of_questions
 from annotate.records import Example, Image, Prompt
 
 ASK = "\nPlease answer with Helpfulness:{},Correctness:{}"
@@ -151,3 +152,18 @@ def test_a_training_that_shares_is_one_that_does_not(root: Path, tmp_path: Path,
 def test_prompts_are_what_they_are_where_no_wishes_were_added() -> None:
     prompt: Prompt = ask_about(text="Hi")
     assert TrainRow(id="x", prompt=prompt, images=(), completions=("a",)).question == prompt.id
+
+
+def test_the_memory_estimate_counts_what_rows_of_a_question_share_once(vlm: LoadedModel, root: Path) -> None:
+    """At most what is computed, and nearer to it than to the rows apart."""
+    image = save_image(root, "m.png", seed=5)
+    rows = steerlm_rows(root, (image,), "Which digit is blue?") + steerlm_rows(root, (), "Which?")
+    measured, failures = measure_rows(rows, vlm.encoder, limit=None, stage="steerlm")
+    assert not failures
+    guessed = costs_of_questions(measured)
+    collate = collate_examples(rows, vlm.encoder, sharing=True)
+    packed = [collate([{"row": numbers}])["packed"]["input_ids"].shape[1] for numbers in items_of(rows, by_prompt=True)]
+    apart = costs(measured, by_prompt=True, sharing=False)
+    assert len(guessed) == len(packed) == 2
+    for guess, needed, separate in zip(guessed, packed, apart, strict=True):
+        assert needed <= guess < separate

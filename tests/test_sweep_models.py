@@ -381,3 +381,16 @@ def test_token_weights_are_refused_by_name(recipe: Path) -> None:
     for key in ("dpo.token_weights=true", "dpo.trl.token_weights=true"):
         with pytest.raises(UserError, match=r"token-weighted \(fine-grained\) DPO is not offered"):
             load_recipe(recipe, [key])
+
+
+def test_a_file_of_no_known_format_is_told_in_words_of_the_recipe(tmp_path: Path) -> None:
+    from align.pairs.also import read_also
+
+    file = tmp_path / "mix.jsonl"
+    file.write_text('{"question": "Say yes.", "good": "Yes.", "bad": "No."}\n')
+    with pytest.raises(UserError) as told:
+        read_also([str(file)], tmp_path)
+    assert str(told.value) == (
+        f"pairs.also: {file}: no format has the keys of its first row (question, good, bad); make one of a known "
+        f"format of it, `align convert {file} OUT.jsonl --from FORMAT --to mmalign`, and name that one here"
+    )

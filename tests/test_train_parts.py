@@ -9,19 +9,24 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_run import ROOT
 from test_train import SMALL, preference_rows, stage_context
 from test_train_kill import file_sha256
 from tiny_llava import ask_about, run_stage, save_image, save_tiny_llava, save_tiny_llava_next
 
 from align.digest import model_digest
 from align.evaluate.models import contestants
+from align.inputs import input_faults
 from align.models.load import load_vlm
 from align.models.merge import merge_adapter
+from align.recipe import load_recipe
 from align.sample.vllm_engine import lora_rank
 from align.settings import Lora, Parts, Train
+from align.stages import STAGES
 from align.train import rejection
 from align.train.lora_rows import TrainRow
 from align.train.lora_run import check_options, train_lora
+from align.train.modules import model_faults
 from align.train.parts import part_of
 from align.train.preflight import look_ahead, memory_needed
 from annotate.errors import UserError
@@ -299,6 +304,25 @@ def test_memory_of_what_is_trained_whole(folder: Path) -> None:
 def test_what_makes_no_sense_is_said(method: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_options(Train(**settings), method, method)  # type: ignore[arg-type]
+
+
+def test_parts_of_another_family_are_refused_by_name_before_its_weights_are_read(root: Path, tmp_path: Path) -> None:
+    """Qwen2-VL's tower is called `visual`: it would be taken for a part of the language model."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"num_key_value_heads": 2, "vocab_size": 64, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2}
+    Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    (told,) = model_faults(tmp_path, Train(parts=Parts(language="full")))
+    assert told == (
+        "parts: a model of type qwen2_vl has no vision_tower and no multi_modal_projector, by which its parts would be "
+        "told; leave `parts` out, and its language model learns by LoRA"
+    )
+    assert model_faults(tmp_path, Train()) == []
+    recipe = load_recipe(ROOT / "recipes/demo.yaml", ["dpo.parts={projector: full}"])
+    (fault,) = input_faults(recipe, [STAGES["dpo"]], asking=False, model=tmp_path)
+    assert fault == f"dpo.{told}"
 
 
 def test_llava_next_calls_its_parts_the_same(root: Path, tmp_path: Path) -> None:

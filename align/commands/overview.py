@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from align.account import failed
+from align.commands.recipes import recipe_of
 from align.console import Console
 from align.recipe import load_recipe
 from align.runner import RunContext, Runner
@@ -28,13 +29,14 @@ R = TypeVar("R", bound=Record)
 
 def status(options: argparse.Namespace, console: Console) -> int:
     """One line per stage."""
-    recipe = load_recipe(options.recipe, options.changes)
+    recipe = recipe_of("status", options.recipe, options.changes)
     runner = Runner(recipe, console)
     rows = []
     for stage in present(recipe):
         try:
             state = state_of(recipe, stage, runner.models)
-            kind, why, manifest = state.kind, state.why, state.manifest
+            kind, manifest = state.kind, state.manifest
+            why = "; ".join(filter(None, [state.why, state.remedy]))
         except UserError as error:
             kind, why, manifest = "stale", error.faults[0], read_manifest(recipe.folder / stage.name)
         rows.append({"stage": stage.name, "state": kind, "why": why, **_figures(manifest)})
@@ -69,7 +71,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def estimate(options: argparse.Namespace, console: Console) -> int:
     """What every stage that is not done would still take."""
-    recipe = load_recipe(options.recipe, options.changes)
+    recipe = recipe_of("estimate", options.recipe, options.changes)
     runner = Runner(recipe, console)
     lines, rows = [], []
     for stage in present(recipe):

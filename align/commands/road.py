@@ -19,14 +19,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
         from align.commands import pairs
 
         return pairs.run(options, console)
-    from align.recipe import load_recipe
+    from align.commands.recipes import recipe_of
     from align.runner import Runner
 
     asks = verb in ("annotate", "teach")
     changes = [*options.changes, *([f"{verb}.wait_quota=true"] if asks and options.wait_quota else [])]
     if asks and options.retry_failed and options.reparse:
         raise UserError("--reparse asks nothing and --retry-failed asks again; say one of them")
-    recipe = load_recipe(options.recipe, changes)
+    recipe = recipe_of(verb, options.recipe, changes)
     rounds = verb == "run" and recipe.rounds > 1
     if rounds:
         from align.commands.sweep import check_figures

@@ -34,6 +34,14 @@ WHOLE_BYTES = 16 << 20
 """Files up to this size are looked at once more, to say what they are."""
 
 
+class UnknownFormat(UserError):
+    """A file whose format cannot be told by its first row; `what` says so, without the remedy of the command line."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """What is wrong with one row: where it stands, and the words."""
@@ -71,12 +79,12 @@ def _recognised(path: Path, kind: Kind | None) -> Format:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{path}: could be any of {', '.join(f.name for f in found)}; say which with --from")
+        raise UnknownFormat(f"{path}: could be any of {', '.join(f.name for f in found)}", "say which with --from")
     usable = [f.name for f in formats().values() if (f.read or f.read_group) and (kind is None or kind in f.kinds)]
     keys = ", ".join(map(str, first))
-    raise UserError(
-        f"{path}: no format has the keys of its first row ({keys:.200}); say with --from which it is of those that are "
-        f"read: {', '.join(usable)}"
+    raise UnknownFormat(
+        f"{path}: no format has the keys of its first row ({keys:.200})",
+        f"say with --from which it is of those that are read: {', '.join(usable)}",
     )
 
 

@@ -51,6 +51,7 @@ class Encoder:
         self.processor = processor
         self.own_template = processor is None or _speaks_vicuna(processor, tokenizer)
         self.pad_id: int = tokenizer.pad_token_id
+        self.image_id: int | None = getattr(processor, "image_token_id", None)
         self._images = _Remembered(CACHE_BYTES // 2)
         self._prompts = _Remembered(CACHE_BYTES // 4)
         self._completions = _Remembered(CACHE_BYTES // 4)

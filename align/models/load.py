@@ -28,6 +28,8 @@ from annotate.records import sha256_of
 Device = Literal["auto", "cpu", "cuda"]
 Quantize = Literal["none", "nf4"]
 
+TRAINED_ON = "trained_on"
+"""Beside an adapter's files: the digest of the model it was trained on."""
 UNQUANTIZED = ("(?!.*language_model).*", ".*lm_head")
 """Regular expressions over module names, as transformers matches them."""
 
@@ -56,6 +58,8 @@ def load_vlm(
 ) -> LoadedModel:
     """A vision-language model, with the adapter merged into its weights where one is given."""
     check_folder(folder)
+    if adapter is not None:
+        check_adapter(folder, adapter)
     with quiet():
         from transformers import AutoModelForImageTextToText
 
@@ -171,13 +175,30 @@ def _check_quantized(model: Any) -> None:
         raise RuntimeError(f"quantised {len(small)} weight(s), {outside[:1]} among them; it should be the LM's alone")
 
 
+def check_adapter(folder: Path, adapter: Path) -> None:
+    """Raise `UserError` unless the adapter is whole, and was trained on this model, where it says on which. Torch-free.
+
+    One of another model fits as well where the shapes are equal, and then spoils every answer.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise UserError(f"{adapter}: no {name}; is it a finished adapter?")
+    try:
+        told = (adapter / TRAINED_ON).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return  # made elsewhere, or before adapters said so
+    here = model_digest(folder)
+    if told != here:
+        raise UserError(
+            f"{adapter}: was trained on another model (sha256 {told:.16}…) than {folder} ({here:.16}…); give that one, "
+            f"or delete the file {TRAINED_ON} there if it is meant"
+        )
+
+
 def _merge(model: Any, adapter: Path) -> Any:
     """The model with the adapter added to its weights: as fast as the plain model, and the same class."""
     from peft import PeftModel
 
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / name).is_file():
-            raise UserError(f"{adapter}: no {name}; is it a finished adapter?")
     try:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
     except (RuntimeError, ValueError, KeyError) as error:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from align.formats.reading import Fault, read_file
+from align.formats.reading import Fault, UnknownFormat, read_file
 from align.formats.store import ImageStore
 from align.pairs.score import STAGE, Rule, draw, in_fraction
 from align.pairs.sets import Made, Maker
@@ -34,6 +34,11 @@ def read_also(files: Sequence[str], root: Path) -> list[Other]:
         bad: list[Fault] = []
         try:
             found += _read(Path(file), root, bad)
+        except UnknownFormat as error:  # a recipe has no --from
+            faults.append(
+                f"pairs.also: {error.what}; make one of a known format of it, `align convert {file} OUT.jsonl --from "
+                "FORMAT --to mmalign`, and name that one here"
+            )
         except UserError as error:
             faults += [f"pairs.also: {fault}" for fault in error.faults]
         faults += [f"pairs.also: {fault}" for fault in bad]

@@ -19,6 +19,7 @@ from typing import Any
 
 from align.models.draws import seed_of
 from align.models.encode import Encoder
+from align.models.load import check_adapter
 from align.sample.engine import Draw
 from align.sample.worker import Job, failure, line_of, sort_out
 from annotate.errors import UserError
@@ -147,6 +148,8 @@ class VllmSampler:
         config = AutoConfig.from_pretrained(job.model, trust_remote_code=False).get_text_config()
         self.n_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.ends = end_ids(processor.tokenizer, _generation_config(GenerationConfig, job.model))
+        if job.adapter is not None:
+            check_adapter(job.model, job.adapter)
         self.lora = None if job.adapter is None else lora.LoRARequest(**lora_request(job.adapter))
         self.llm = vllm.LLM(**engine_options(job))
 

@@ -91,13 +91,16 @@ def check_rows(
 
 
 def measure_rows(
-    rows: Sequence[TrainRow], encoder: Encoder, *, limit: int | None, stage: str
+    rows: Sequence[TrainRow], encoder: Encoder, *, limit: int | None, stage: str, built_for: int | None = None
 ) -> tuple[list[tuple[TrainRow, Size]], list[Failure]]:
-    """As `check_rows`, with the sizes: every image is opened for it once, and not again before it is trained on."""
+    """As `check_rows`, with the sizes: every image is opened for it once, and not again before it is trained on.
+
+    `built_for`: tokens that the model takes at most, where its configuration says.
+    """
     good: list[tuple[TrainRow, Size]] = []
     failures: list[Failure] = []
     for row in rows:
-        found = _measure(row, encoder, limit)
+        found = _measure(row, encoder, limit, built_for, stage)
         if isinstance(found, Size):
             good.append((row, found))
         else:
@@ -105,7 +108,9 @@ def measure_rows(
     return good, failures
 
 
-def _measure(row: TrainRow, encoder: Encoder, limit: int | None) -> Size | tuple[Reason, str]:
+def _measure(
+    row: TrainRow, encoder: Encoder, limit: int | None, built_for: int | None, stage: str
+) -> Size | tuple[Reason, str]:
     """The row's size, or what is wrong with it and what to do."""
     if not all(text.strip() for text in row.completions):
         return Reason.COMPLETION_EMPTY, "a completion has no text to learn from; leave the row out"
@@ -122,13 +127,19 @@ def _measure(row: TrainRow, encoder: Encoder, limit: int | None) -> Size | tuple
         return Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(error).__name__})"
     if min(size.completions) == 0:
         return Reason.COMPLETION_EMPTY, "a completion has no tokens to learn from; leave the row out"
-    longest = max(size.completions)
-    if limit is not None and size.prompt + longest > limit:
-        detail = (
-            f"{size.prompt} prompt + {longest} completion tokens; the limit is {limit}: raise max_length or shorten"
-        )
-        return Reason.TOO_LONG, detail
+    if limit is not None and size.prompt + max(size.completions) > limit:
+        n_image = sum(token == encoder.image_id for token in prompt.ids)
+        known = f" (the model takes {built_for})" if built_for is not None else ""
+        remedy = f"raise {stage}.max_length{known} or shorten" if limit != built_for else "the model takes no more"
+        return Reason.TOO_LONG, f"{_length(size, n_image, len(row.images))}; the limit is {limit}: {remedy}"
     return size
+
+
+def _length(size: Size, n_image: int, n_images: int) -> str:
+    """How long a row is, and what of it is images."""
+    shown = f" ({n_image} of them of {n_images} image{'s' * (n_images > 1)})" if n_image else ""
+    longest = max(size.completions)
+    return f"{size.prompt + longest} tokens, {size.prompt} of the prompt{shown} and {longest} of the completion"
 
 
 @dataclass(frozen=True)
@@ -257,5 +268,6 @@ def _packed(sequences: Sequence[Spoken], encoder: Encoder, together: Sequence[st
     rows = [
         PackRow(tuple(row.ids), len(row.prompt.ids), tuple(numbers[path] for path in row.images)) for row in sequences
     ]
-    image_id = getattr(encoder.processor, "image_token_id", None)
-    return join_images(seen) | {"packed": pack(rows, pad_id=encoder.pad_id, image_id=image_id, together=together)}
+    return join_images(seen) | {
+        "packed": pack(rows, pad_id=encoder.pad_id, image_id=encoder.image_id, together=together)
+    }

@@ -29,11 +29,13 @@ from align.train.lora_rows import (
     items_of,
     measure_rows,
 )
+from align.train.modules import model_faults
 from align.train.preflight import (
     TOLD_FROM,
     Ahead,
     Memory,
     costs,
+    costs_of_questions,
     free_memory,
     look_ahead,
     memory_needed,
@@ -50,28 +52,8 @@ Method = Literal["dpo", "sft"]
 Measured = Sequence[tuple[TrainRow, Size]]
 """The rows that are trained on, with their tokens."""
 
-OURS = {
-    "logging_steps": "every step is logged",
-    "logging_strategy": "every step is logged",
-    "logging_nan_inf_filter": "a loss that is not a number ends the training",
-    "save_only_model": "a checkpoint must be resumable",
-    "load_best_model_at_end": "the last step is the result",
-    "train_sampling_strategy": "rows are shuffled by the seed, in an order that survives a kill",
-    "ignore_data_skip": "a resumed training sees the rows that an undisturbed one would",
-    "report_to": "the log is in log.jsonl",
-    "disable_tqdm": "mmalign shows the progress",
-    "precompute_ref_log_probs": "mmalign does it, with images: `reference: cache`",
-    "sync_ref_model": "the reference is the model before training",
-    "packing": "TRL does not do it for images",
-    "padding_free": "TRL does not do it for images",
-    "model_init_kwargs": "the model is loaded by mmalign",
-    "trust_remote_code": "code in a checkpoint is never run",
-    "assistant_only_loss": "the loss always falls on the completion alone",
-    "completion_only_loss": "the loss always falls on the completion alone",
-    "chat_template_path": "the template is mmalign's",
-    "eos_token": "the template is mmalign's",
-}
-"""Options of TRL that are no recipe's business, beside those of `trl_fields.OWNED`, and why."""
+GPU_ALONE = ("activation_offloading", "fp16", "tf32")
+"""Options of TRL that end in an error of torch's on a CPU."""
 
 LOGGED = ("loss", "learning_rate", "grad_norm", "epoch", "entropy", "mean_token_accuracy", "rewards/", "logps/")
 """Beginnings of the measures that go into log.jsonl: no times, no counters that start anew after a resume."""
@@ -112,16 +94,19 @@ def train_lora(
     with quiet():
         ahead = look_ahead(model)
     limit = settings.max_length or ahead.n_positions
-    measured, failures = measure_rows(rows, ahead.encoder, limit=limit, stage=stage)
+    measured, failures = measure_rows(rows, ahead.encoder, limit=limit, stage=stage, built_for=ahead.n_positions)
     if not measured:
         reasons = ", ".join(sorted({f.reason.value for f in failures})) or "none were built"
         raise UserError(f"{stage}: no row to train on ({reasons})")
+    if faults := model_faults(model, settings):
+        raise UserError(*(f"{stage}.{fault}" for fault in faults))
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         from align.train import trainers
 
         tokens = _tokens(method, settings, measured, ahead)
-        needed = _memory_needed(method, model, ahead, settings, tokens)
+        computed = costs_of_questions(measured) if _shares_questions(method, settings, ahead) else tokens
+        needed = _memory_needed(method, model, ahead, settings, computed)
         args = _training_arguments(method, settings, seed, folder, needed)
         if settings.quantize != "none" and trainers.is_spread(args):
             raise UserError(f"{stage}.quantize: does not go with FSDP or ZeRO; use recipes/accelerate/ddp.yaml")
@@ -135,15 +120,20 @@ def train_lora(
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         final = folder / saved.kind(settings)
-        _save(trainer, model, final)
+        _save(trainer, model, final, loaded.digest)
     log = _log(trainer.state.log_history)
     return Trained(log=log, failures=failures, n_rows=len(measured), adapter=final, notes=notes)
 
 
 def check_options(settings: Train, stage: str, method: Method) -> None:
-    """Raise `UserError` for options that would break resuming or the bytes of a row. Torch-free."""
-    closed = OURS | OWNED
-    faults = [f"{stage}.trl.{name}: cannot be set; {closed[name]}" for name in sorted(set(settings.trl) & set(closed))]
+    """Raise `UserError` for options that would break resuming or the bytes of a row.
+
+    Torch-free, unless an option is among them that only a GPU makes sense of.
+    """
+    faults = [f"{stage}.trl.{name}: cannot be set; {OWNED[name]}" for name in sorted(set(settings.trl) & set(OWNED))]
+    asked = [name for name in GPU_ALONE if settings.trl.get(name)]
+    if asked and not _on_gpu():
+        faults += [f"{stage}.trl.{name}: needs a GPU, and there is none; delete it" for name in asked]
     if method != "dpo":
         faults += [
             f"{stage}.{name}: means nothing here; it is an option of dpo"
@@ -153,6 +143,12 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
     faults += [f"{stage}.{fault}" for fault in parts.faults(settings.parts, method, quantize=settings.quantize)]
     if faults:
         raise UserError(*faults)
+
+
+def _on_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _build_dpo(
@@ -281,6 +277,14 @@ def _tokens(method: Method, settings: Train, measured: Measured, ahead: Ahead) -
     return costs(measured, by_prompt=settings.batch_by == "prompts", sharing=shares)
 
 
+def _shares_questions(method: Method, settings: Train, ahead: Ahead) -> bool:
+    """Whether rows of one question, which need not have one prompt, are computed together."""
+    from align.train.packing import why_unlike
+
+    by_prompt = method == "sft" and settings.batch_by == "prompts"
+    return by_prompt and settings.sharing == "auto" and not why_unlike(ahead.config)
+
+
 def _memory_needed(method: Method, model: Path, ahead: Ahead, settings: Train, tokens: Sequence[int]) -> Memory:
     import torch
 
@@ -363,8 +367,11 @@ def _check_placement(model: Any, settings: Train) -> None:
         raise UserError(f"lora.target {lora.target!r} matches no module of this model")
 
 
-def _save(trainer: Any, base: Path, final: Path) -> None:
-    """Leave the adapter or the model in `final`; every process takes part, the first one writes."""
+def _save(trainer: Any, base: Path, final: Path, digest: str) -> None:
+    """Leave the adapter or the model in `final`; every process takes part, the first one writes.
+
+    `digest`: of the base.
+    """
     from align.train.trainers import whole_weights
 
     weights = whole_weights(trainer)
@@ -372,7 +379,7 @@ def _save(trainer: Any, base: Path, final: Path) -> None:
         if trainer.args.process_index != 0:
             return
         if final.name == "adapter":
-            saved.save_adapter(trainer.model, final, weights=weights)
+            saved.save_adapter(trainer.model, final, trained_on=digest, weights=weights)
         else:
             saved.save_model(trainer.accelerator.unwrap_model(trainer.model), base, final, weights=weights)
 

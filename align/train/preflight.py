@@ -9,12 +9,11 @@ Rows are checked by `align.train.lora_rows.measure_rows`.
 
 from __future__ import annotations
 
-import json
 import re
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from align.models.encode import Encoder
 from align.models.load import check_folder, load_processor
 from align.settings import Train
 from align.train.lora_rows import Collator, Size, TrainRow
+from align.train.modules import tensors
 from align.train.parts import part_of
 from align.train.reference import asked_of
 from annotate.errors import UserError
@@ -38,6 +38,8 @@ ADAPTER_BYTES = 16
 """Per trained number, in float32: itself, its gradient, and Adam's two."""
 HEADROOM = 0.9
 """Share of the free memory that an estimate may fill."""
+TEMPLATE_END = 8
+"""Tokens at most between the last turn's text and the answer."""
 NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
 """Per weight: four bits, and per 64 weights a constant of 8 bits, which has one of 32 bits per 256 of its kind."""
 TOLD_FROM = 10**9
@@ -111,6 +113,27 @@ def costs(measured: Sequence[tuple[TrainRow, Size]], *, by_prompt: bool, sharing
     return [one.tokens for members in prompts.values() for one in asked_of(members)]
 
 
+def costs_of_questions(measured: Sequence[tuple[TrainRow, Size]]) -> list[int]:
+    """As `costs`, where rows of one question share what they begin with: at most so many tokens, by their letters.
+
+    SteerLM's rows differ from the first score on; a letter is a token at most, or nearly so.
+    """
+    questions: dict[str, list[tuple[TrainRow, Size]]] = {}
+    for row, size in measured:
+        questions.setdefault(row.question, []).append((row, size))
+    return [_together(members) for members in questions.values()]
+
+
+def _together(members: Sequence[tuple[TrainRow, Size]]) -> int:
+    texts = ["".join(turn.text for turn in row.prompt.turns) for row, _ in members]
+    common = len(commonprefix(texts))  # noqa: RUF071 - letters are what is meant
+    apart = [
+        min(size.prompt, len(text) - common + TEMPLATE_END) for text, (_, size) in zip(texts, members, strict=True)
+    ]
+    shared = max(size.prompt - own for own, (_, size) in zip(apart, members, strict=True))
+    return shared + sum(own + max(size.completions) for own, (_, size) in zip(apart, members, strict=True))
+
+
 def memory_needed(
     folder: Path,
     config: Any,
@@ -126,23 +149,23 @@ def memory_needed(
     `itemsize`: bytes of a number while computing; `dropout`: whether the adapter's is active.
     """
     text = config.get_text_config()
-    tensors = list(_tensors(folder))
+    shapes = list(tensors(folder))
     target = re.compile(settings.lora.target)
-    adapted = [shape for name, shape in tensors if len(shape) == 2 and target.fullmatch(name.removesuffix(".weight"))]
+    adapted = [shape for name, shape in shapes if len(shape) == 2 and target.fullmatch(name.removesuffix(".weight"))]
     longest = max(tokens) * min(batch_size, len(tokens))  # rows are padded to the longest of the batch
     layer = KEPT_PER_TOKEN[itemsize] * text.hidden_size * itemsize
     if dropout:
         layer += KEPT_BY_DROPOUT[itemsize] * sum(shape[1] for shape in adapted) / text.num_hidden_layers
     layer = int(layer * longest)
     nf4 = settings.quantize == "nf4"
-    sizes = {n: prod(shape) * (NF4_BYTES if nf4 and _is_quantized(n, shape) else itemsize) for n, shape in tensors}
-    whole = {name: prod(shape) for name, shape in tensors if getattr(settings.parts, part_of(name)) == "full"}
+    sizes = {n: prod(shape) * (NF4_BYTES if nf4 and _is_quantized(n, shape) else itemsize) for n, shape in shapes}
+    whole = {name: prod(shape) for name, shape in shapes if getattr(settings.parts, part_of(name)) == "full"}
     learnt = sum(whole.values())
     if settings.parts.language == "lora":
         learnt += sum(settings.lora.r * sum(shape) for shape in adapted)
         whole = {}  # what is trained whole beside an adapter is a copy
     return Memory(
-        weights=int(sum(sizes[name] for name, _ in tensors if name not in whole)),
+        weights=int(sum(sizes[name] for name, _ in shapes if name not in whole)),
         adapter=learnt * ADAPTER_BYTES,
         kept=layer * text.num_hidden_layers,
         kept_checkpointed=text.hidden_size * longest * itemsize * text.num_hidden_layers + layer,
@@ -165,17 +188,6 @@ def free_memory(*, on_gpu: bool) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Name and shape of every tensor, from the heads of the safetensors files."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            head = json.loads(stream.read(length))
-        for name, entry in head.items():
-            if name != "__metadata__":
-                yield name, entry["shape"]
 
 
 def _is_quantized(name: str, shape: Sequence[int]) -> bool:

@@ -1,6 +1,7 @@
 """What a training leaves: an adapter in PEFT's layout, or, where it had none, the whole model as a folder.
 
     adapter/   adapter_config.json adapter_model.safetensors     (LoRA; projector and tower too where they were trained)
+               trained_on                                        the model that it belongs to
     model/     *.safetensors, and configuration, tokenizer and processor of the base as they are
 
 Both are written beside their place and renamed into it; neither says where or when it was made.
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.digest import file_sha256, model_digest
+from align.models.load import TRAINED_ON
 from align.models.merge import copy_beside_weights
 from align.settings import Train
 
@@ -32,8 +34,11 @@ def weights_sha256(folder: Path) -> str | None:
     return file_sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
 
 
-def save_adapter(model: Any, final: Path, *, weights: Any = None) -> None:
-    """The adapter as PEFT reads it; `weights`: where they are spread over processes, gathered."""
+def save_adapter(model: Any, final: Path, *, trained_on: str, weights: Any = None) -> None:
+    """The adapter as PEFT reads it, and the digest of the model it was `trained_on`.
+
+    `weights`: where they are spread over processes, gathered.
+    """
     temporary = _beside(final)
     model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (temporary / "README.md").unlink(missing_ok=True)
@@ -41,6 +46,7 @@ def save_adapter(model: Any, final: Path, *, weights: Any = None) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None  # a path of this machine; the card names the base by digest
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (temporary / TRAINED_ON).write_text(f"{trained_on}\n", encoding="utf-8")
     _into_place(temporary, final)
 
 

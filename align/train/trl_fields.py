@@ -4,16 +4,23 @@ The list lies beside this file, `trl_fields.json`, made from the pinned TRL; a t
 
     python -m align.train.trl_fields --write
 
-    {"trl": "1.16.0", "dpo": {"beta": ["float"], "loss_type": ["list", "str"], …}, "sft": {…}}
+    {"trl": "1.16.0", "dpo": {"beta": ["float"], "loss_type": ["list", "str"], …}, "sft": {…},
+     "choices": {"dpo": {"lr_scheduler_type": ["linear", "cosine", …], …}, "sft": {…}}}
+
+Which numbers make sense is written below, in `NUMBERS`.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
+import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FILE = Path(__file__).with_name("trl_fields.json")
 
@@ -59,18 +66,105 @@ OWNED = {
     "disable_tqdm": _RUNNER,
     "push_to_hub": "nothing is uploaded by a stage",
     "hub_token": "nothing is uploaded by a stage, and a recipe holds no secrets",
+    "eval_strategy": "evaluation is a stage of its own",
+    "eval_on_start": "evaluation is a stage of its own",
 }
 """Options that are TRL's but not the recipe's, and what to do instead."""
 
-POSITIVE = ("beta", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
-"""Options that TRL itself would take at zero or below, and then train nonsense."""
+UNOFFERED = {
+    "use_liger_kernel": "Liger's kernels are not offered: TRL 1.16 deprecates them, and what is computed once for all "
+    "completions of a prompt has not been compared under them; delete it",
+}
+"""Options that may be off but not on, and why."""
+
+
+class Limits(NamedTuple):
+    """Which numbers make sense: `low` and `high` are allowed themselves, `above` and `below` are not."""
+
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    below: float | None = None
+
+    def fault(self, value: float) -> str:
+        """What is wrong with the number; empty where nothing is."""
+        if not math.isfinite(value):
+            return f"{value} is no number to work with"
+        if (
+            (self.low is not None and value < self.low)
+            or (self.above is not None and value <= self.above)
+            or (self.high is not None and value > self.high)
+            or (self.below is not None and value >= self.below)
+        ):
+            named = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+            told = [f"{word} {limit}" for word, limit in named.items() if limit is not None]
+            return f"{value} is impossible; it must be {' and '.join(told)}"
+        return ""
+
+
+_ANY = Limits()
+NUMBERS: Mapping[str, Limits] = {
+    "adam_beta1": Limits(low=0, below=1),
+    "adam_beta2": Limits(low=0, below=1),
+    "adam_epsilon": Limits(above=0),
+    "beta": Limits(above=0),
+    "dataloader_num_workers": Limits(low=0),
+    "dataloader_prefetch_factor": Limits(low=1),
+    "ddp_bucket_cap_mb": Limits(above=0),
+    "ddp_timeout": Limits(above=0),
+    "discopop_tau": Limits(above=0),
+    "gradient_accumulation_steps": Limits(low=1),
+    "label_smoothing": Limits(low=0, below=0.5),
+    "label_smoothing_factor": Limits(low=0, below=1),
+    "ld_alpha": Limits(low=0, high=1),
+    "learning_rate": Limits(above=0),
+    "max_grad_norm": Limits(low=0),
+    "max_steps": Limits(low=-1),
+    "neftune_noise_alpha": Limits(above=0),
+    "num_train_epochs": Limits(above=0),
+    "pad_to_multiple_of": Limits(low=1),
+    "per_device_train_batch_size": Limits(low=1),
+    "torch_empty_cache_steps": Limits(low=1),
+    "warmup_steps": Limits(low=0),
+    "weight_decay": Limits(low=0),
+}
+"""Numbers that TRL would refuse late, once everything before the training is done, or take and then train nonsense."""
+
+
+def value_fault(trainer: str, name: str, value: Any) -> str:
+    """What is wrong with the value of an option that has the right type; empty where nothing is."""
+    if name in UNOFFERED and value:
+        return UNOFFERED[name]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if name == "max_steps" and value == 0:
+            return "0 steps train nothing; leave it out to train num_train_epochs"
+        return NUMBERS.get(name, _ANY).fault(value)
+    known = choices(trainer).get(name)
+    if known is None:
+        return ""
+    for word in value if isinstance(value, list) else [value]:
+        if word not in known:
+            near = difflib.get_close_matches(str(word), known, n=1)
+            return f"{word!r} is none of {', '.join(known)}{f'; did you mean {near[0]!r}?' if near else ''}"
+    return ""
+
+
+def fields(trainer: str) -> dict[str, list[str]]:
+    """Option -> the kinds it takes (bool, int, float, str, list, dict, null), for `dpo` or `sft`."""
+    table: dict[str, list[str]] = _table()[trainer]
+    return table
+
+
+def choices(trainer: str) -> dict[str, list[str]]:
+    """Option -> the words it takes, where there are only so many."""
+    table: dict[str, list[str]] = _table()["choices"][trainer]
+    return table
 
 
 @cache
-def fields(trainer: str) -> dict[str, list[str]]:
-    """Option -> the kinds it takes (bool, int, float, str, list, dict, null), for `dpo` or `sft`."""
-    table: dict[str, dict[str, list[str]]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return table[trainer]
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return table
 
 
 def generate() -> dict[str, Any]:
@@ -78,6 +172,19 @@ def generate() -> dict[str, Any]:
     import dataclasses
 
     import trl
+    from transformers.training_args import OptimizerNames, SchedulerType
+
+    def words(config: Any) -> dict[str, list[str]]:
+        """Of enums their values; of losses and divergences what their help names as possible."""
+        helps = {f.name: str(f.metadata.get("help", "")) for f in dataclasses.fields(config)}
+        found = {
+            "lr_scheduler_type": [one.value for one in SchedulerType],
+            "optim": [one.value for one in OptimizerNames],
+        }
+        for name in ("loss_type", "f_divergence_type"):
+            told = helps.get(name, "").partition("Possible values are")[2].split(". ")[0]
+            found[name] = re.findall(r"`'?(\w+)'?`", told)
+        return {name: known for name, known in sorted(found.items()) if known}
 
     def kinds(config: Any) -> dict[str, list[str]]:
         table = {f.name: _kinds(str(f.type)) for f in dataclasses.fields(config)}
@@ -85,12 +192,16 @@ def generate() -> dict[str, Any]:
 
     table = {"trl": trl.__version__, "dpo": kinds(trl.DPOConfig), "sft": kinds(trl.SFTConfig)}
     table["dpo"]["loss_type"] = ["list", "str"]  # its __post_init__ puts one name into a list
+    table["choices"] = {"dpo": words(trl.DPOConfig), "sft": words(trl.SFTConfig)}
     return table
 
 
 def to_text(table: dict[str, Any]) -> str:
     """The file's text: one option a line, so that a new TRL shows as a readable difference."""
-    rows = {t: ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in table[t].items()) for t in ("dpo", "sft")}
+    rows = {
+        t: ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in table[t].items())
+        for t in ("dpo", "sft", "choices")
+    }
     parts = [f'"{t}": {{\n{rows[t]}\n}}' for t in rows]
     return "{\n" + ",\n".join([f'"trl": {json.dumps(table["trl"])}', *parts]) + "\n}\n"
 

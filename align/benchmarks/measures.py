@@ -95,19 +95,29 @@ def within(measure: Measure, category: str, name: str = "") -> Measure:
 
 def total(name: str, parts: Sequence[Measure], *, times: float = 1.0) -> Measure:
     """The sum of other measures, each over its own outcomes."""
+    return _of_measures(name, parts, lambda values: times * values.sum(axis=1))
+
+
+def spread(name: str, parts: Sequence[Measure]) -> Measure:
+    """The standard deviation between other measures, such as one measure in each run of a judge."""
+    return _of_measures(name, parts, lambda values: values.std(axis=1, ddof=1))
+
+
+def _of_measures(name: str, parts: Sequence[Measure], fold: Callable[[Floats], Floats]) -> Measure:
+    """`fold` takes the parts' values, (draws, parts), and returns (draws,)."""
     columns: list[Callable[[Outcome], float]] = []
     for part in parts:
         counted = part.columns if part.combine else (*part.columns, lambda o: 1.0)
         columns += [_masked(column, part.only) for column in counted]
 
     def combine(sums: Floats) -> Floats:
-        found, at = np.zeros(len(sums)), 0
+        found, at = [], 0
         for part in parts:
             width = len(part.columns) if part.combine else 2
             mine = sums[:, at : at + width]
-            found += part.combine(mine) if part.combine else _divided(mine[:, 0], mine[:, 1])
+            found.append(part.combine(mine) if part.combine else _divided(mine[:, 0], mine[:, 1]))
             at += width
-        return times * found
+        return fold(np.stack(found, axis=1))
 
     about = [part.only for part in parts]
     only = None if None in about else (lambda o: any(one(o) for one in about if one))

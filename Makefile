@@ -34,7 +34,7 @@ $(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[train,qlora,report,demo,formats,gemini,gemini-legacy,openai,ray,dev]'
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[train,qlora,report,demo,formats,gemini,gemini-legacy,openai,ray,text,dev]'
 	@touch $@
 
 setup: $(VENV)/.setup  ## virtual environment with everything the recipes need

@@ -55,15 +55,22 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model
 
             with gathered(faults):
                 load_exams(block, prompts)
+            if block.text:
+                from align.benchmarks.text_rows import load_text
+
+                with gathered(faults):
+                    load_text(block.text)
     return faults
 
 
 def missing_packages(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
     """What is not installed, with the command that installs it."""
     quantized = any(getattr(recipe.block(s.name), "quantize", "none") != "none" for s in stages)
+    text = any(getattr(recipe.block(s.name), "text", None) is not None for s in stages)
     wanted: dict[str, tuple[str, ...]] = {
         "train": ("torch", "transformers", "trl", "peft") if any(s.tensors for s in stages) else (),
         "qlora": ("bitsandbytes",) if quantized else (),
+        "text": ("lm_eval",) if text else (),
         "report": ("jinja2", "matplotlib") if any(s.name == "report" for s in stages) else (),
     }
     missing = {extra: [name for name in names if find_spec(name) is None] for extra, names in wanted.items()}

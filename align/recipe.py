@@ -120,6 +120,8 @@ def _sweep_faults(recipe: Recipe, overrides: Sequence[str], lines: Mapping[str, 
     for key, what in sweep_faults(sweep):
         faults.add(f"sweep.{key}".rstrip("."), what)
     suites = sweep.fixed.get("evaluate.suites") or (recipe.evaluate.suites if recipe.evaluate else ())
+    if recipe.evaluate and recipe.evaluate.text:
+        suites = (*suites, *recipe.evaluate.text.tasks)
     if isinstance(sweep.select, str) and sweep.select not in suites:
         faults.add(f"sweep.{SELECT}", f"{sweep.select!r} is no suite of this recipe: {', '.join(suites) or 'none'}")
     if faults.texts:

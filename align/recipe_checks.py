@@ -16,6 +16,7 @@ from annotate.rubric import load_rubric
 
 if TYPE_CHECKING:
     from align.recipe import Recipe
+    from align.settings import Text
 
 _KINDS = {
     "bool": "true or false",
@@ -45,6 +46,8 @@ def check(recipe: Recipe, faults: Faults) -> None:
         for name in recipe.evaluate.suites:
             if name not in SUITES:
                 faults.add("evaluate.suites", f"no suite {name!r}{did_you_mean(name, SUITES)}  Known: {known}")
+        if recipe.evaluate.text:
+            _text(recipe.evaluate.text, faults)
     for stage in ("dpo", "steerlm", "rejection", "sft"):
         if recipe.block(stage) is not None:
             _training(stage, recipe.block(stage), faults)
@@ -121,6 +124,26 @@ def _pairs(recipe: Recipe, faults: Faults) -> None:
         if name not in attributes:
             hint = f"{did_you_mean(name, attributes)}  It scores: {', '.join(attributes)}"
             faults.add("pairs.score", f"the rubric does not score {name!r}{hint}")
+
+
+def _text(text: Text, faults: Faults) -> None:
+    from align.benchmarks.text_tasks import GROUPS, KNOWN, TASKS
+
+    if not text.tasks:
+        faults.add("evaluate.text.tasks", f"none; name at least one of: {', '.join(KNOWN)}")
+    named = [(name, part) for name in text.tasks for part in GROUPS.get(name, (name,))]
+    _distinct("evaluate.text.tasks", [part for _, part in named], faults)
+    for key, names in (("tasks", text.tasks), ("shots", text.shots)):
+        for name in names:
+            if name not in KNOWN:
+                faults.add(
+                    f"evaluate.text.{key}", f"no task {name!r}{did_you_mean(name, KNOWN)}  Known: {', '.join(KNOWN)}"
+                )
+    for name, n in text.shots.items():
+        if n < 0:
+            faults.add(f"evaluate.text.shots.{name}", f"{n} is impossible; it must be at least 0")
+        elif n and any(TASKS[part].fixed_shots for part in GROUPS.get(name, (name,)) if part in TASKS):
+            faults.add(f"evaluate.text.shots.{name}", "its six examples are part of its prompt; leave it out")
 
 
 def _distinct(key: str, values: Iterable[str], faults: Faults) -> None:

@@ -114,7 +114,11 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
     if origin in (Union, types.UnionType):
         kinds = [a for a in args if a is not type(None)]
         if value is not None:
-            return _read(_shaped_like(value, kinds), value, key, faults)
+            shaped = _shaped_like(value, kinds)
+            words = get_args(shaped)
+            if {get_origin(k) for k in kinds} == {tuple, Literal} and isinstance(value, str) and value not in words:
+                return _fault(faults, key, f"expected a list [a, b], got {_shown(value)}; or {', '.join(words)}")
+            return _read(shaped, value, key, faults)
         if type(None) not in args:
             return _fault(faults, key, "expected a value, got nothing")
         if any(map(dataclasses.is_dataclass, kinds)):

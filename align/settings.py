@@ -359,12 +359,42 @@ class Judge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Text:
+    """Text benchmarks through lm-eval (`pip install 'mmalign[text]'`), on VLM, aligned models and backbone alike."""
+
+    tasks: tuple[str, ...] = option(
+        (),
+        "which: ethics (all five, or ethics_cm, ...), truthfulqa_gen, truthfulqa_mc1, truthfulqa_mc2, mmlu, gsm8k, "
+        "mathqa, squadv2, boolq, race, openbookqa, hellaswag",
+    )
+    folder: str = option(
+        "",
+        "<task>.jsonl or .parquet in the columns of the hub's data set, and <task>.shots.jsonl with what examples are "
+        "drawn from; where left out all comes from the hub",
+        operational=True,
+    )
+    shots: Mapping[str, int] = option(
+        dict,
+        "examples before each question, e.g. {gsm8k: 8}; as the papers had them: mmlu 5, gsm8k 8, mathqa 4, else 0",
+    )
+    limit: int | None = option(None, "first so many questions of each task (of MMLU, of each subject)", low=1)
+    batch_size: int = option(8, "requests to the model at once; an option of a question is one", low=1)
+    race: Literal["after_others", "alone"] = option(
+        "after_others",
+        "RACE asks the last question of each passage: after the passage's others and their answers, as lm-eval has it, "
+        "or alone; MLAN says only that it takes the last",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Benchmarks for every model of the recipe."""
 
-    suites: tuple[str, ...] = option(
-        ("text_instructions", "text_noisy_image", "open_visual", "pope", "choice"), "which benchmarks"
+    suites: tuple[str, ...] | Literal["none"] = option(
+        ("text_instructions", "text_noisy_image", "open_visual", "pope", "choice"),
+        "which benchmarks; none: only those of `text`",
     )
+    text: Text | None = option(None, "text benchmarks of lm-eval, beside the suites")  # noqa: RUF009
     folder: str = option("", "where the benchmark files lie, one <suite>.jsonl each", operational=True)
     limit: int | None = option(None, "first so many items of each suite", low=1)
     max_new_tokens: int = option(256, "limit of each answer", low=1)
@@ -376,6 +406,10 @@ class Evaluate:
     )
     judge: Judge | None = option(None, "adds a rubric score beside the objective one")  # noqa: RUF009
     margin: float = option(0.02, "a difference smaller than this share of the scale counts as none", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        if self.suites == "none":
+            object.__setattr__(self, "suites", ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,13 @@ def _benchmarks(recipe: Recipe) -> dict[str, str]:
 
     assert recipe.evaluate is not None
     files = sorted({f"{suite.file}.jsonl" for suite in find_suites(recipe.evaluate.suites)})
-    return {f"benchmark {file}": _hash("evaluate.folder", str(Path(recipe.evaluate.folder) / file)) for file in files}
+    found = {f"benchmark {file}": _hash("evaluate.folder", str(Path(recipe.evaluate.folder) / file)) for file in files}
+    if recipe.evaluate.text:
+        from align.benchmarks.text_rows import text_files
+
+        for path in text_files(recipe.evaluate.text):
+            found[f"benchmark {path.name}"] = _hash("evaluate.text.folder", str(path))
+    return found
 
 
 def _hash(key: str, path: str) -> str:

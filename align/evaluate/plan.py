@@ -46,7 +46,7 @@ class Probe:
 def load_exams(settings: Evaluate, prompts: Prompts) -> tuple[Exam, ...]:
     """All benchmark files, checked whole: rows, what each suite needs of them, images. All faults at once."""
     suites = find_suites(settings.suites)
-    if not suites:
+    if not suites and settings.text is None:
         raise UserError("evaluate.suites: none; name at least one")
     exams: list[Exam] = []
     faults: list[str] = []

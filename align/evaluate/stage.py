@@ -26,6 +26,7 @@ from align.evaluate.judge import Grading, JudgeWork, plan_gradings
 from align.evaluate.metrics import suite_metrics
 from align.evaluate.models import Contestant, contestants
 from align.evaluate.plan import Batch, Exam, Probe, decoding, load_exams, plan_probes, plan_units
+from align.evaluate.text import TextBatch, TextWork
 from align.evaluate.verdicts import summary
 from align.settings import Evaluate, Prompts
 from annotate.jsonl import write_text
@@ -71,22 +72,25 @@ class EvaluateWork:
         self.answers: list[Unit] = asked
         self.probes = plan_probes(asked, settings.max_new_tokens)
         self.gradings = plan_gradings(asked, settings.judge) if settings.judge else []
+        self.text = TextWork(settings.text, contestants, seed)
 
     @property
     def units(self) -> Sequence[Unit]:
-        return [*self.answers, *self.probes, *self.gradings]
+        return [*self.answers, *self.probes, *self.text.units, *self.gradings]
 
     # ---------------------------------------------------------------------------------------------------- execute
 
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         loaded: _Loaded | None = None
-        for unit in pending:
-            if isinstance(unit.payload, Batch):
-                loaded = self._loaded(unit.payload.contestant, loaded)
-                done(unit.key, self._answer(unit, loaded[1], workspace))
+        asked = [unit for unit in pending if not isinstance(unit.payload, Grading)]
+        for unit in sorted(asked, key=lambda unit: self.contestants.index(_asked(unit))):  # each model loaded once
+            loaded = self._loaded(_asked(unit), loaded)
+            if isinstance(unit.payload, TextBatch):
+                done(unit.key, self.text.ask(unit.payload, loaded[1], workspace))
             elif isinstance(unit.payload, Probe):
-                loaded = self._loaded(unit.payload.batch.contestant, loaded)
                 done(unit.key, self._ask_one_by_one(unit.payload.batch, loaded[1], workspace))
+            else:
+                done(unit.key, self._answer(unit, loaded[1], workspace))
         judged = [unit for unit in pending if isinstance(unit.payload, Grading)]
         if judged and self.settings.judge:
             for unit in judged:
@@ -147,6 +151,8 @@ class EvaluateWork:
                 halved += sum(bool(lines[u.key]["halved"]) for u in units)
         judge = self.settings.judge
         graded = JudgeWork(judge, self.root).items(self.gradings, lines) if judge else []
+        items += self.text.items(lines, workspace)
+        failures += self.text.failures(STAGE, lines)
         metrics = list(self._metrics(items, graded))
         return Compiled(
             files={
@@ -155,7 +161,7 @@ class EvaluateWork:
                 "failures.jsonl": failures,
                 "verdicts.json": summary(
                     items,
-                    exams=self.exams,
+                    exams=[*self.exams, *self.text.exams],
                     contestants=self.contestants,
                     margin=self.settings.margin,
                     seed=self.seed,
@@ -163,6 +169,7 @@ class EvaluateWork:
                     annotator=self.annotator,
                     halved=halved,
                     moved=self._moved(lines),
+                    more=self.text.warnings(lines),
                 ),
             },
             units=len(items) + len(failures),
@@ -213,8 +220,8 @@ class EvaluateWork:
 
     def _metrics(self, items: Sequence[Item], graded: Sequence[Item]) -> Iterator[Metric]:
         for contestant in self.contestants:
-            for exam in self.exams:
-                if contestant.takes(exam.suite):
+            for exam in (*self.exams, *self.text.exams):
+                if contestant.takes(exam.suite) and self.text.asks(contestant, exam):
                     mine = [i for i in items if i.model == contestant.name and i.suite == exam.suite.name]
                     notes = [i for i in graded if i.model == contestant.name and i.suite == f"{exam.suite.name}:judge"]
                     yield from suite_metrics(exam, contestant.name, mine, notes, self.seed, self.settings.judge)
@@ -228,6 +235,12 @@ class EvaluateWork:
             cached=sum(unit.records for unit in self.units) - sum(unit.records for unit in pending),
             output_tokens=judging.output_tokens + answers * self.settings.max_new_tokens,
         )
+
+
+def _asked(unit: Unit) -> Contestant:
+    """Whom a unit asks."""
+    found: Contestant = (unit.payload.batch if isinstance(unit.payload, Probe) else unit.payload).contestant
+    return found
 
 
 def _failures(batch: Batch, line: Line) -> Iterator[Failure]:

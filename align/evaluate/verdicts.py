@@ -42,6 +42,7 @@ def summary(
     annotator: str,
     halved: int,
     moved: Sequence[int] = (0, 0),
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of verdicts.json."""
     values = headlines(items, exams)
@@ -79,7 +80,7 @@ def summary(
         "regression": [_regression(v) for v in found],
         "comparisons": [row for v in found for row in _repairs(v)] + beside,
         "controls": controls(items, exams),
-        "warnings": warnings(items, judge=judge, annotator=annotator, halved=halved, moved=moved),
+        "warnings": [*warnings(items, judge=judge, annotator=annotator, halved=halved, moved=moved), *more],
     }
 
 

@@ -39,13 +39,14 @@ def check(recipe: Recipe, faults: Faults) -> None:
     _annotators(recipe, faults)
     _pairs(recipe, faults)
     if recipe.evaluate:
-        from align.benchmarks.suites import SUITES  # only where there is something to check
+        from align.benchmarks.suites import suites_of  # only where there is something to check
 
         _distinct("evaluate.suites", recipe.evaluate.suites, faults)
-        known = ", ".join(SUITES)
         for name in recipe.evaluate.suites:
-            if name not in SUITES:
-                faults.add("evaluate.suites", f"no suite {name!r}{did_you_mean(name, SUITES)}  Known: {known}")
+            try:
+                suites_of(name)
+            except UserError as error:
+                faults.add("evaluate.suites", str(error))
         if recipe.evaluate.text:
             _text(recipe.evaluate.text, faults)
     for stage in ("dpo", "steerlm", "rejection", "sft"):

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
@@ -43,6 +43,13 @@ _SENT: Final = ("PNG", "JPEG", "MPO", "WEBP")
 
 
 _WARNINGS = threading.Lock()
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A picture that is made when it is looked at, and lies nowhere. Equal ones show the same."""
+
+    def draw(self) -> Picture: ...
 
 
 class UnreadableImage(OSError):

@@ -611,7 +611,7 @@ def test_the_blank_image_is_grey_and_of_the_same_size(world, finished, tmp_path)
     stage, _, _ = finished
     blank = next(e for e in stage.exams if e.suite.name == "pope_blank")
     talk = _Talk(None, stage.contestants[1], blank.suite, stage.root, tmp_path, 6)
-    with Pillow.open(talk._path(blank.rows[0].prompt.images[0])) as image:
+    with Pillow.open(talk._seen(blank.rows[0].prompt.images[0])) as image:
         assert image.size == (48, 48) and len(image.getcolors()) == 1
 
 

@@ -14,6 +14,8 @@ from what that program puts out, is known by the name `TOKENIZER`, and belongs b
 blanks alone lowers the score by a third.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections import Counter
@@ -104,7 +106,7 @@ class _Weighed:
         # The official program measures the length in pairs of words; it matters for an empty caption only.
         self.length = sum(count for phrase, count in counts.items() if len(phrase) == 2)
 
-    def likeness(self, reference: "_Weighed") -> float:
+    def likeness(self, reference: _Weighed) -> float:
         """Mean over the lengths of phrases of the clipped cosine, times the penalty for another length."""
         cosines = 0.0
         for ours, theirs, norm in zip(self.vectors, reference.vectors, self._norms_with(reference), strict=True):
@@ -114,25 +116,36 @@ class _Weighed:
         difference = self.length - reference.length
         return cosines / MAX_WORDS * math.exp(-difference * difference / (2 * SIGMA * SIGMA))
 
-    def _norms_with(self, other: "_Weighed") -> list[float]:
+    def _norms_with(self, other: _Weighed) -> list[float]:
         return [mine * theirs for mine, theirs in zip(self.norms, other.norms, strict=True)]
+
+
+class CiderD:
+    """The references of all images of a set: how rare each phrase is, and what a caption of one of them is worth."""
+
+    def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
+        self._phrases = {image: [_phrases(text) for text in texts] for image, texts in references.items()}
+        seen_in: Counter[Phrase] = Counter()
+        for captions in self._phrases.values():
+            seen_in.update(set().union(*captions))
+        self._unseen = math.log(max(1, len(self._phrases)))
+        self._rarity = {phrase: self._unseen - math.log(n_images) for phrase, n_images in seen_in.items()}
+
+    def value(self, image: str, caption: str) -> float:
+        """Mean likeness to the image's references, times 10."""
+        ours = self._weighed(_phrases(caption))
+        likenesses = [ours.likeness(self._weighed(phrases)) for phrases in self._phrases[image]]
+        return 10.0 * math.fsum(likenesses) / len(likenesses)
+
+    def _weighed(self, phrases: Counter[Phrase]) -> _Weighed:
+        return _Weighed(phrases, self._rarity, unseen=self._unseen)
 
 
 def cider_d(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """CIDEr-D of each image's caption; both mappings are by image, and must be of the same images."""
     _check(candidates, references)
-    counted = {image: [_phrases(text) for text in references[image]] for image in candidates}
-    seen_in: Counter[Phrase] = Counter()
-    for captions in counted.values():
-        seen_in.update(set().union(*captions))
-    unseen = math.log(max(1, len(counted)))
-    rarity = {phrase: unseen - math.log(n_images) for phrase, n_images in seen_in.items()}
-    values = {}
-    for image, captions in counted.items():
-        ours = _Weighed(_phrases(candidates[image]), rarity, unseen=unseen)
-        likenesses = [ours.likeness(_Weighed(caption, rarity, unseen=unseen)) for caption in captions]
-        values[image] = 10.0 * math.fsum(likenesses) / len(likenesses)
-    return values
+    found = CiderD(references)
+    return {image: found.value(image, caption) for image, caption in candidates.items()}
 
 
 def _phrases(caption: str) -> Counter[Phrase]:

@@ -10,8 +10,13 @@ order, batch or process, and for any two models that are compared. The other thr
 And pictures that have nothing to say, to be put before a question that needs none (noisy-image MT-Bench).
 """
 
+from __future__ import annotations
+
+import difflib
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from annotate.errors import UserError
+from annotate.pixels import rgb
 
 Pixels = NDArray[np.float64]  # height, width, channel; 0 to 1
 
@@ -56,6 +62,9 @@ def _brightness(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixe
     return share * brighter
 
 
+VERSION = "corruptions/1"
+"""Of the arithmetic; goes into the hash of what a model is shown."""
+
 _BY_NAME: dict[str, Callable[[Pixels, int, np.random.Generator], Pixels]] = {
     "gaussian_noise": _gaussian_noise,
     "defocus_blur": _defocus_blur,
@@ -63,15 +72,56 @@ _BY_NAME: dict[str, Callable[[Pixels, int, np.random.Generator], Pixels]] = {
     "brightness": _brightness,
 }
 CORRUPTIONS = tuple(_BY_NAME)
-GRID = tuple((name, severity) for name in CORRUPTIONS for severity in PAPER_SEVERITIES)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One place of the grid."""
+
+    name: str
+    severity: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in _BY_NAME:
+            near = difflib.get_close_matches(self.name, CORRUPTIONS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"no corruption {self.name!r}{hint}  Known: {', '.join(CORRUPTIONS)}")
+        if self.severity not in SEVERITIES:
+            raise UserError(f"severity of {self.name}: {self.severity}; it goes from 1 to 5")
+
+    def __str__(self) -> str:
+        return f"{self.name}_{self.severity}"
+
+    @classmethod
+    def of(cls, text: str) -> Corruption:
+        """Of `gaussian_noise_3`. Raises `UserError`."""
+        name, _, severity = text.rpartition("_")
+        if not severity.isdecimal():
+            raise UserError(f"corruption {text!r}: expected a name and a severity, such as {CORRUPTIONS[0]}_3")
+        return cls(name, int(severity))
+
+
+@dataclass(frozen=True)
+class CorruptedImage:
+    """An image file that is made worse when it is looked at; equal ones show the same."""
+
+    path: Path
+    sha256: str
+    corruption: Corruption
+
+    def draw(self) -> Image.Image:
+        """Raises what `annotate.pixels.rgb` raises."""
+        how = self.corruption
+        return corrupt(rgb(self.path), how.name, how.severity, seed=how.seed, sha256=self.sha256)
+
+
+GRID = tuple(Corruption(name, severity) for name in CORRUPTIONS for severity in PAPER_SEVERITIES)
 
 
 def corrupt(image: Image.Image, name: str, severity: int, *, seed: int, sha256: str) -> Image.Image:
     """The picture made worse; `sha256` is that of the picture's file, and decides its noise together with the seed."""
-    if name not in _BY_NAME:
-        raise UserError(f"no corruption {name!r}; there are {', '.join(CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise UserError(f"severity of {name}: {severity}; it goes from 1 to 5")
+    Corruption(name, severity)  # raises
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
     worse = _BY_NAME[name](pixels, severity, _generator(seed, sha256, name, severity))
     return _picture(worse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from align.benchmarks.captions import COCO_SCORER, FLICKR30K_SCORER
 from align.benchmarks.mme import MME_SCORER
 from align.benchmarks.mt_bench_files import MT_BENCH_SCORER
 from align.benchmarks.pope_files import POPE_SCORER
@@ -9,6 +10,8 @@ from align.benchmarks.scienceqa import SCIENCEQA_SCORER
 from align.benchmarks.sheet import Scorer
 
 _ALL = (
+    COCO_SCORER,
+    FLICKR30K_SCORER,
     MME_SCORER,
     MT_BENCH_SCORER,
     POPE_SCORER,

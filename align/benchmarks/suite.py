@@ -7,9 +7,10 @@ recorded outputs only, so that an old run can be scored again without the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from align.benchmarks.corruptions import Corruption
 from align.benchmarks.measures import Measure, Outcome, Value, mean, ratio
 from align.benchmarks.rows import Row
 from annotate.records import Image, Turn
@@ -54,6 +55,25 @@ class Suite:
     """Reads the benchmark's own published files into rows; None where only `<file>.jsonl` will do."""
     pool: Callable[[Sequence[Outcome]], Sequence[Outcome]] | None = None
     """Makes one outcome of several rows where the benchmark counts them together (MMBench's circular passes)."""
+
+    among: Callable[[Sequence[Row]], Callable[[Row, Sequence[str]], Score]] | None = None
+    """Makes `score` where it depends on all rows that are asked (CIDEr-D: how rare a word is)."""
+    corruption: Corruption | None = None
+    """What is done to the image before it is looked at."""
+
+    def asking(self, rows: Sequence[Row]) -> Suite:
+        """The suite for these rows."""
+        return replace(self, score=self.among(rows), among=None) if self.among else self
+
+    @property
+    def clean(self) -> str:
+        """Name of the suite about the images as they are."""
+        return self.name.partition("+")[0]
+
+    @property
+    def stands_apart(self) -> bool:
+        """Shows how a model takes other circumstances, not how good it is: in no comparison of models."""
+        return self.images == "blank" or self.corruption is not None
 
     def image(self, row: Row) -> Image | None:
         """The file that is looked at (for `blank`: the one whose size the grey image takes)."""

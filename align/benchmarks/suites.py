@@ -4,26 +4,61 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 
+from align.benchmarks.captions import COCO_CAPTIONS, FLICKR30K
 from align.benchmarks.choice import CHOICE
+from align.benchmarks.corruptions import GRID, Corruption
 from align.benchmarks.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
 from align.benchmarks.open_visual import OPEN_VISUAL
 from align.benchmarks.pope import POPE, POPE_BLANK
 from align.benchmarks.suite import Suite
 from annotate.errors import UserError
 
-SUITES = {suite.name: suite for suite in (TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE, OPEN_VISUAL, POPE, POPE_BLANK, CHOICE)}
+SUITES = {
+    suite.name: suite
+    for suite in (
+        TEXT_INSTRUCTIONS,
+        TEXT_NOISY_IMAGE,
+        OPEN_VISUAL,
+        POPE,
+        POPE_BLANK,
+        CHOICE,
+        COCO_CAPTIONS,
+        FLICKR30K,
+    )
+}
+
+
+GRID_NAME = "grid"
 
 
 def find_suites(names: Iterable[str]) -> list[Suite]:
     """The suites of these names, in this order. Raises `UserError` naming every unknown one."""
-    names = list(names)
-    faults = []
+    found: dict[str, Suite] = {}
+    faults: list[str] = []
     for name in names:
-        if name not in SUITES:
-            near = difflib.get_close_matches(name, SUITES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            faults.append(f"evaluate.suites: no suite {name!r}{hint}  Known: {', '.join(SUITES)}")
+        try:
+            found |= {suite.name: suite for suite in suites_of(name)}
+        except UserError as error:
+            faults += [f"evaluate.suites: {fault}" for fault in error.faults]
     if faults:
         raise UserError(*faults)
-    return [SUITES[name] for name in names]
+    return list(found.values())
+
+
+def suites_of(name: str) -> list[Suite]:
+    """`pope`; `pope+gaussian_noise_3`, the same about corrupted images; `pope+grid`, both of all in the paper."""
+    clean, plus, how = name.partition("+")
+    if clean not in SUITES:
+        near = difflib.get_close_matches(clean, SUITES, n=1)
+        hint = f"; did you mean {near[0] + plus + how!r}?" if near else ""
+        raise UserError(f"no suite {name!r}{hint}  Known: {', '.join(SUITES)}")
+    suite = SUITES[clean]
+    if not plus:
+        return [suite]
+    if suite.images != "own":
+        raise UserError(f"{name!r}: {clean} shows no images of its own that could be corrupted")
+    chosen = GRID if how == GRID_NAME else [Corruption.of(how)]
+    corrupted = [replace(suite, name=f"{clean}+{one}", corruption=one) for one in chosen]
+    return [suite, *corrupted] if how == GRID_NAME else corrupted

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.benchmarks.choice import choice_output
+from align.benchmarks.corruptions import VERSION, CorruptedImage
 from align.benchmarks.rows import Row
 from align.benchmarks.suite import Suite
 from align.evaluate.models import Contestant
@@ -36,6 +37,8 @@ def input_sha256(suite: Suite, row: Row, conditioning: str) -> str:
     text = render([turn], "")
     follow_ups = [question.text for question in row.questions[1:]]
     shown: list[Any] = [suite.images, text, [i.sha256 for i in turn.images], follow_ups, conditioning]
+    if suite.corruption:
+        shown += [VERSION, str(suite.corruption), suite.corruption.seed]
     return sha256_of([*shown, list(row.questions[0].options)] if suite.chooses else shown)
 
 
@@ -104,8 +107,8 @@ class _Talk:
             last = Turn(role="user", text=last.text + self.contestant.conditioning, images=last.images)
         image = self.suite.image(row) if any(turn.images for turn in talk) else None
         try:
-            paths = (self._path(image),) if image else ()
-            ask = Ask(key=row.id, turns=(*before, last), images=paths)
+            seen = (self._seen(image),) if image else ()
+            ask = Ask(key=row.id, turns=(*before, last), images=seen)
             length = len(self.loaded.encoder.prompt(ask.turns, ask.images).ids)
         except UserError as error:
             self._fault(row, Reason.INVALID_INPUT, str(error))
@@ -126,9 +129,11 @@ class _Talk:
     def _fault(self, row: Row, reason: Reason, detail: str) -> None:
         self.faults[row.id] = {"reason": reason.value, "detail": detail}
 
-    def _path(self, image: Image) -> Path:
+    def _seen(self, image: Image) -> Path | CorruptedImage:
         """Where the pixels are; for the blank control a grey image of the same size, written once."""
         path = self.root / image.path
+        if self.suite.corruption:
+            return CorruptedImage(path, image.sha256, self.suite.corruption)
         if self.suite.images != "blank":
             return path
         from PIL import Image as Pillow

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from align.benchmarks.measures import Measure, Outcome, estimate
+from align.benchmarks.changes import relative_change
+from align.benchmarks.measures import Measure, Outcome, estimate, mean
 from align.evaluate.judge import RUBRIC_MEASURE, judge_name
 from align.evaluate.plan import Exam
 from align.settings import Judge
@@ -42,6 +43,16 @@ def suite_metrics(
     if judge and graded:
         grades = outcomes(exam, graded, pooled=False)
         yield _metric(RUBRIC_MEASURE, model, exam.suite.name, grades, seed, judge_name(judge))
+
+
+def change_metric(
+    exam: Exam, clean: Exam, model: str, items: Sequence[Item], clean_items: Sequence[Item], seed: int
+) -> Metric:
+    """How much of the headline is lost to corrupted images, of what it is on clean ones."""
+    suite = exam.suite
+    headline = next((m for m in suite.measures if m.name == suite.headline and not m.statistic), mean(suite.headline))
+    found = relative_change(headline, outcomes(exam, items), outcomes(clean, clean_items), seed=seed)
+    return Metric(suite=suite.name, model=model, judge="", **vars(found))
 
 
 def _metric(measure: Measure, model: str, suite: str, scored: Sequence[Outcome], seed: int, judge: str = "") -> Metric:

@@ -49,6 +49,7 @@ def load_exams(settings: Evaluate, prompts: Prompts) -> tuple[Exam, ...]:
     if not suites and settings.text is None:
         raise UserError("evaluate.suites: none; name at least one")
     exams: list[Exam] = []
+    looked_at: set[tuple[str, str]] = set()
     faults: list[str] = []
     root = Path(prompts.image_root)
     for suite in suites:
@@ -59,11 +60,13 @@ def load_exams(settings: Evaluate, prompts: Prompts) -> tuple[Exam, ...]:
             faults += error.faults
             continue
         faults += [f"{file}: item {row.id}: {fault}" for row in rows if (fault := suite.fault(row))]
-        faults += _image_faults(suite, rows, file, root, prompts.max_image_pixels)
+        if (suite.file, suite.images) not in looked_at:  # corrupted ones begin with the same files
+            faults += _image_faults(suite, rows, file, root, prompts.max_image_pixels)
+            looked_at.add((suite.file, suite.images))
         exams.append(Exam(suite, rows))
     if faults:
         raise UserError(*dict.fromkeys(faults))
-    return tuple(exams)
+    return tuple(Exam(exam.suite.asking(exam.rows), exam.rows) for exam in exams)
 
 
 def _image_faults(suite: Suite, rows: Sequence[Row], file: Path, root: Path, max_pixels: int) -> Iterator[str]:

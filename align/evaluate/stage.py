@@ -23,7 +23,7 @@ from align.benchmarks.rows import Row
 from align.context import Context
 from align.evaluate.answers import answer_batch, input_sha256
 from align.evaluate.judge import Grading, JudgeWork, plan_gradings
-from align.evaluate.metrics import suite_metrics
+from align.evaluate.metrics import change_metric, suite_metrics
 from align.evaluate.models import Contestant, contestants
 from align.evaluate.plan import Batch, Exam, Probe, decoding, load_exams, plan_probes, plan_units
 from align.evaluate.text import TextBatch, TextWork
@@ -153,7 +153,7 @@ class EvaluateWork:
         graded = JudgeWork(judge, self.root).items(self.gradings, lines) if judge else []
         items += self.text.items(lines, workspace)
         failures += self.text.failures(STAGE, lines)
-        metrics = list(self._metrics(items, graded))
+        metrics = [*self._metrics(items, graded), *self._changes(items)]
         return Compiled(
             files={
                 "items.jsonl": [*items, *graded],
@@ -217,6 +217,19 @@ class EvaluateWork:
                 value=score.value,
                 state=score.state,
             )
+
+    def _changes(self, items: Sequence[Item]) -> Iterator[Metric]:
+        """Suites about corrupted images against the same about clean ones, where those are asked too."""
+        found: dict[tuple[str, str], list[Item]] = {}
+        for item in items:
+            found.setdefault((item.model, item.suite), []).append(item)
+        exams = {exam.suite.name: exam for exam in self.exams}
+        for contestant in self.contestants:
+            for name, exam in exams.items():
+                clean = exams.get(exam.suite.clean) if exam.suite.corruption else None
+                if clean and contestant.takes(exam.suite):
+                    mine, others = (found.get((contestant.name, suite), []) for suite in (name, clean.suite.name))
+                    yield change_metric(exam, clean, contestant.name, mine, others, self.seed)
 
     def _metrics(self, items: Sequence[Item], graded: Sequence[Item]) -> Iterator[Metric]:
         for contestant in self.contestants:

@@ -59,7 +59,7 @@ def summary(
         seed=seed,
     )
     judged = {v.suite for v in found}
-    control = {e.suite.name for e in exams if e.suite.images == "blank"}
+    control = {e.suite.name for e in exams if e.suite.stands_apart}
     rest = {s: models for s, models in values.items() if s not in judged | control}
     beside = _side_effects(rest, clusters, {s: margin * scale[s] for s in rest}, seed)
     return {
@@ -71,7 +71,7 @@ def summary(
             {
                 "suite": e.suite.name,
                 "text": e.suite.text,
-                "control": e.suite.images == "blank",
+                "control": e.suite.stands_apart,
                 "headline": e.suite.headline,
                 "n": len(e.rows),
             }
@@ -200,7 +200,7 @@ def controls(items: Sequence[Item], exams: Sequence[Exam]) -> list[dict[str, Any
         values = [i.value for i in mine if i.state == "ok"]
         if not values:
             continue
-        if suite.file == "pope" and suite.images == "own":
+        if suite.file == "pope" and suite.images == "own" and not suite.corruption:
             truth, yes = (sum(v[k] for v in values) / len(values) for k in ("truth", "yes"))
             note(suite.name, "share of questions whose truth is yes", truth, 0.45 <= truth <= 0.55, "0.45 to 0.55")
             note(suite.name, "share of yes among the answers", yes, 0.35 <= yes <= 0.65, "0.35 to 0.65")
@@ -238,6 +238,9 @@ def warnings(
             few = readable([item.state for item in mine])
             rest = "they are in no score" if few else "too many for a score or a comparison"
             said.append(f"{suite}: {unread} of {len(mine)} answers of {model} could not be read; {rest}")
+    asked = {suite for suite, _ in answered}
+    for suite in sorted(s for s in asked if "+" in s and s.partition("+")[0] not in asked):
+        said.append(f"{suite}: not asked about clean images, so what the corruption costs is not known; add the suite")
     if moved[0]:
         said.append(f"{moved[0]} of {moved[1]} answers asked alone were others than in their batch (rounding)")
     if halved:

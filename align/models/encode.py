@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.models import template
 from annotate.errors import UserError
-from annotate.pixels import rgb
+from annotate.pixels import Drawn, rgb
 from annotate.records import IMAGE_PLACEHOLDER, Turn
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Encoder:
         )
         return text
 
-    def prompt(self, turns: Sequence[Turn], images: Sequence[Path]) -> Encoded:
+    def prompt(self, turns: Sequence[Turn], images: Sequence[Path | Drawn]) -> Encoded:
         """Ids and pixels of one prompt. Raises `UserError` unless each placeholder has its image."""
         wanted = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in turns)
         # The processors match images to placeholders over the whole batch: a surplus image would silently slide into
@@ -103,10 +103,10 @@ class Encoder:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def _process(self, text: str, images: Sequence[Path]) -> Encoded:
+    def _process(self, text: str, images: Sequence[Path | Drawn]) -> Encoded:
         """Text and images through the model's own processor, which widens the placeholders."""
         assert self.processor is not None
-        opened = [rgb(path) for path in images]
+        opened = [image.draw() if isinstance(image, Drawn) else rgb(image) for image in images]
         out = self.processor(text=[text], images=opened, add_special_tokens=False, return_tensors="pt")
         shape = tuple(out["input_ids"].shape)
         rest = {name: value for name, value in out.items() if name not in ("input_ids", "attention_mask")}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from align.report.words import SUITES, mark
+from align.report.words import label, mark
 from annotate.records import Metric
 
 
@@ -71,7 +71,7 @@ def build_table(verdicts: Mapping[str, Any], metrics: Sequence[Metric]) -> Table
         columns.append(
             Column(
                 suite=name,
-                label=SUITES.get(name, name.replace("_", " ")),
+                label=label(name),
                 measure=headline,
                 n=suite["n"],
                 text=suite["text"],

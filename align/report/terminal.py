@@ -11,7 +11,15 @@ from align.report.table import Cell, Column, Table
 from align.report.words import BETTER, MODELS, SUITES, WORSE, p_text, points, sentence, short, signed
 
 WIDTH = 120
-BESIDE = {"accuracy": "acc.", "f1": "F1", "yes_ratio": "yes", "rubric": "judge", "n_words": "words"}
+BESIDE = {
+    "accuracy": "acc.",
+    "cider_d": "CIDEr",
+    "relative_change": "vs clean",
+    "f1": "F1",
+    "yes_ratio": "yes",
+    "rubric": "judge",
+    "n_words": "words",
+}
 """What stands beside the headline, where a suite has it."""
 
 
@@ -75,7 +83,7 @@ def _block(models: Sequence[str], columns: Sequence[Column]) -> list[str]:
 
 
 def _beside_rows(table: Table) -> list[str]:
-    """F1 and yes-ratio of yes/no suites, the judge's score, how long answers are, and the controls' accuracy."""
+    """F1 and yes-ratio of yes/no suites, the judge's score, how long answers are, controls and corrupted."""
     columns = [c for c in table.columns if _further(c)]
     return _blocks(columns, lambda some: _beside_block(table.models, some))
 

@@ -25,6 +25,8 @@ SUITES = {
     "pope": "yes/no (POPE)",
     "pope_blank": "yes/no, blank",
     "choice": "multiple choice",
+    "coco_captions": "COCO captions",
+    "flickr30k": "Flickr30k captions",
 }
 PROSE = {
     "text_instructions": "two-turn text instructions",
@@ -108,6 +110,12 @@ def _cost(verdicts: Mapping[str, Any], model: str) -> str:
         listed = ", ".join(f"{_prose(row['suite'])} {signed(row['minus_vlm'])}" for row in losses)
         return f"It cost {MODELS.get(model, model)} {listed}."
     return f"On images {MODELS.get(model, model)} is nowhere significantly worse." if rows else ""
+
+
+def label(suite: str) -> str:
+    """Over a column: `pope+gaussian_noise_3` -> `yes/no (POPE), gaussian noise 3`."""
+    clean, _, corruption = suite.partition("+")
+    return ", ".join(filter(None, (SUITES.get(clean, clean.replace("_", " ")), corruption.replace("_", " "))))
 
 
 def _prose(suite: str) -> str:

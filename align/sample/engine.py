@@ -20,6 +20,7 @@ from align.models.encode import Encoded, join_images, left_pad, to_device
 from align.models.load import LoadedModel
 from align.sample.ways import Way, say_once, way_of
 from annotate.errors import UserError
+from annotate.pixels import Drawn
 from annotate.records import Turn
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Ask:
     key: str
     """Seeds the draws: a prompt's id."""
     turns: tuple[Turn, ...]
-    images: tuple[Path, ...] = ()
+    images: tuple[Path | Drawn, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,12 +100,12 @@ def test_a_missing_answer_is_a_failure_and_another_split_is_said(world, capsys):
 
 def test_faults_name_file_and_line(world, capsys):
     answer(world, ["B", "A", "C", "B", "A"])
-    assert "answers.jsonl:5: answers a question that is not in problems.json" in refused(world, capsys)
+    assert "answers.jsonl:5: its question is not in problems.json" in refused(world, capsys)
     rows = [{"question_id": "1", "text": "B"}, {"question_id": 1, "text": "B"}, {"question_id": "9", "text": "B"}]
     (world / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert "answers.jsonl:2: `question_id` 1 occurs twice, first in line 1" in refused(world, capsys)
     (world / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    assert "answers.jsonl:2: answers a question that is not in the split test" in refused(world, capsys)
+    assert "answers.jsonl:2: its question is not in the split test" in refused(world, capsys)
     (world / "answers.jsonl").write_text('{"id": "1", "answer": "B"}\n')
     assert "answers.jsonl:1: no field `question_id`; it has id, answer" in refused(world, capsys)
     answer(world, ["B"])

@@ -1,6 +1,6 @@
 """Reading benchmark files: rows with the place they came from, fields with words that name the place.
 
-for row in read_rows_of(path):                    # JSONL, a JSON list, TSV or CSV by its ending
+for row in read_table(path):                  # JSONL, a JSON list, TSV, CSV or XLSX by its ending
 question = row.text("text")                   # UserError: answers.jsonl:12: `text`: expected text, found 3
 """
 
@@ -67,10 +67,12 @@ class Line:
 
 
 def read_table(path: Path) -> Iterator[Line]:
-    """Rows of a JSONL, JSON (a list of objects), TSV or CSV file. Raises `UserError` naming file and line."""
+    """Rows of a JSONL, JSON (a list of objects), TSV, CSV or XLSX file. Raises `UserError` naming file and line."""
     ending = path.suffix.lower()
     if ending in (".tsv", ".csv"):
         yield from _separated(path, "\t" if ending == ".tsv" else ",")
+    elif ending == ".xlsx":
+        yield from _workbook(path)
     elif ending == ".json" and _is_list(path):
         yield from _objects(path, enumerate(load_json(path), 1))
     else:
@@ -131,6 +133,29 @@ def _separated(path: Path, separator: str) -> Iterator[Line]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no table of UTF-8 text ({error}); is it the right file?") from None
+
+
+def _workbook(path: Path) -> Iterator[Line]:
+    """The first sheet of a workbook; an empty cell is an empty text."""
+    try:
+        from openpyxl import load_workbook
+    except ImportError:
+        raise UserError(f"{path}: reading it needs openpyxl: pip install 'mmalign[formats]'") from None
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is the path right?") from None
+    except Exception as error:  # the library has no type of its own for a file that is none
+        raise UserError(f"{path}: is no workbook ({error}); is it the right file?") from None
+    try:
+        rows = book.worksheets[0].iter_rows(values_only=True)
+        names = [str(name) for name in next(rows, ()) if name is not None]
+        for number, row in enumerate(rows, 2):
+            cells = ["" if cell is None else cell for cell in row]
+            if any(cell != "" for cell in cells):
+                yield Line(path, number, dict(zip(names, cells, strict=False)))
+    finally:
+        book.close()
 
 
 def _shown(value: Any) -> str:

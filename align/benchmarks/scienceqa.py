@@ -66,7 +66,7 @@ def read_scienceqa(files: Files) -> list[Sheet]:
     answers = once(_answers(files.answers), "question_id")
     split, asked = _asked(problems, splits, answers)
     faults = [
-        f"{line.where}: answers a question that is not in {f'the split {split}' if key in problems else 'problems.json'}"
+        f"{line.where}: its question is not in {f'the split {split}' if key in problems else 'problems.json'}"
         for key, line in answers.items()
         if key not in asked
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from align.benchmarks.captions import COCO_SCORER, FLICKR30K_SCORER
+from align.benchmarks.gsm8k import GSM8K_SCORER
+from align.benchmarks.mmbench import MMBENCH_SCORER
 from align.benchmarks.mme import MME_SCORER
 from align.benchmarks.mt_bench_files import MT_BENCH_SCORER
 from align.benchmarks.pope_files import POPE_SCORER
@@ -12,6 +14,8 @@ from align.benchmarks.sheet import Scorer
 _ALL = (
     COCO_SCORER,
     FLICKR30K_SCORER,
+    GSM8K_SCORER,
+    MMBENCH_SCORER,
     MME_SCORER,
     MT_BENCH_SCORER,
     POPE_SCORER,

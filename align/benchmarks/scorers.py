@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from align.benchmarks.alpaca_eval_files import ALPACA_EVAL_SCORER
 from align.benchmarks.captions import COCO_SCORER, FLICKR30K_SCORER
 from align.benchmarks.gsm8k import GSM8K_SCORER
+from align.benchmarks.llava_bench_files import LLAVA_BENCH_SCORER
+from align.benchmarks.mm_vet_files import MM_VET_SCORER
 from align.benchmarks.mmbench import MMBENCH_SCORER
 from align.benchmarks.mme import MME_SCORER
 from align.benchmarks.mt_bench_files import MT_BENCH_SCORER
@@ -16,6 +19,9 @@ _ALL = (
     FLICKR30K_SCORER,
     GSM8K_SCORER,
     MMBENCH_SCORER,
+    ALPACA_EVAL_SCORER,
+    LLAVA_BENCH_SCORER,
+    MM_VET_SCORER,
     MME_SCORER,
     MT_BENCH_SCORER,
     POPE_SCORER,

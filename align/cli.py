@@ -107,6 +107,11 @@ VERBS = {
             "align score mt_bench --judgments gpt-4_single.jsonl --json",
         ),
     ),
+    "compare": Verb(
+        help="two finished runs, question by question: differences, how sure they are, what could not be shown",
+        run="align.commands.compare:run",
+        takes="own",
+    ),
     "sweep": Verb(
         help="a recipe at many values of its options, and one table of them",
         run="align.commands.sweep:run",

@@ -17,7 +17,7 @@ What each stage leaves in `runs/<name>/<stage>/`:
     dpo, steerlm, rejection, sft
                adapter/ log.jsonl failures.jsonl card.md [conditioning.txt: appended to prompts at inference]
                model/ in place of adapter/ where the recipe's parts.language is not lora
-    evaluate   items.jsonl metrics.jsonl verdicts.json failures.jsonl
+    evaluate   items.jsonl metrics.jsonl verdicts.json failures.jsonl questions.json
     report     report.html report.json table.txt
 """
 

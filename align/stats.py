@@ -54,6 +54,11 @@ class Difference:
         return (self.high - self.low) / (2 * _z(LEVEL))
 
     @property
+    def mde(self) -> float:
+        """The smallest true difference that so many questions would show in 8 of 10 tries."""
+        return minimum_detectable_effect(self.se)
+
+    @property
     def significant(self) -> bool:
         return self.p < 1 - LEVEL
 

@@ -23,7 +23,7 @@ from align.evaluate.judge import JudgeWork, plan_gradings
 from align.evaluate.metrics import suite_metrics
 from align.evaluate.plan import Batch, Exam, load_exams
 from align.evaluate.stage import EvaluateWork, work
-from align.evaluate.verdicts import controls, family, summary
+from align.evaluate.verdicts import controls, family, summary, tax
 from align.settings import Evaluate, Judge, Prompts
 from annotate.errors import RecordError, UserError
 from annotate.jsonl import dump_line
@@ -700,3 +700,20 @@ def test_an_empty_answer_has_the_lowest_grade_and_the_judge_is_not_asked(tmp_pat
     assert (right.state, right.value["rubric"]) == ("ok", 12.0)
     assert (empty.state, empty.value["rubric"]) == ("ok", 0.0)
     assert lines[unit.key]["outcome"] == "ok" and JudgeWork.cost([unit], lines) == 0.0
+
+
+def test_the_tax_adds_what_surely_was_lost_as_shares_of_each_scale():
+    def row(suite: str, model: str, verdict: str, mean: float) -> dict:
+        return {"suite": suite, "model": model, "verdict": verdict, "minus_vlm": {"mean": mean, "p": 0.01}}
+
+    rows = [
+        row("pope", "dpo", "worse", -0.1),
+        row("mm_vet", "dpo", "worse", -20.0),  # of 100
+        row("choice", "dpo", "not shown", -0.3),  # perhaps, perhaps not: no loss that could be named
+        row("pope", "sft", "better", 0.2),
+    ]
+    found = tax(rows, {"pope": 1.0, "mm_vet": 100.0, "choice": 1.0})
+    assert [(t["model"], t["n_suites"], t["n_not_shown"], list(t["lost"]), t["sum"]) for t in found] == [
+        ("dpo", 3, 1, ["pope", "mm_vet"], 0.3),
+        ("sft", 1, 0, [], 0.0),
+    ]

@@ -115,9 +115,28 @@ def test_the_table_for_a_terminal(table):
     # F1, yes-ratio and length stand beside it; the control's accuracy too
     assert ["", "words", "F1", "yes", "words", "acc.", "F1", "yes", "words"] in rows
     assert ["DPO", "4.0", ".80", ".48", "1.0", ".81", ".80", ".48", "1.0"] in rows
-    assert "text, two turns  VLM − backbone        −0.46 [−0.51, −0.41]  p=0.001  regression: present" in text
-    assert ["DPO − VLM", "+0.00 [−0.05, +0.05]", "p=1.000", "kept"] in [row[1:] for row in rows]
+    assert "text, two turns  VLM − backbone        −0.46 [−0.51, −0.41]  p=0.001  MDE .07  regression: present" in text
+    assert ["DPO − VLM", "+0.00 [−0.05, +0.05]", "p=1.000", "MDE .07", "kept"] in [row[1:] for row in rows]
     assert "! control not met: yes/no (POPE): share of yes among the answers is 0.70, should be 0.35 to 0.65" in text
+
+
+def test_the_alignment_tax_is_told_suite_by_suite(table):
+    lost = {"pope": difference(-0.38)}
+    verdicts = VERDICTS | {
+        "tax": [
+            {"model": "sft", "n_suites": 3, "n_not_shown": 1, "lost": lost, "sum": 0.38},
+            {"model": "dpo", "n_suites": 3, "n_not_shown": 0, "lost": {}, "sum": 0.0},
+        ]
+    }
+    said = (
+        "SFT on teacher: yes/no (POPE) −0.38 [−0.43, −0.33]; 38 points of the scale in all "
+        "(significantly worse on 1 of 3 suites, not shown on 1)"
+    )
+    nothing = "DPO: none shown (significantly worse on 0 of 3 suites)"
+    text = " ".join(render_text("A run", "", verdicts, table).split())
+    assert f"alignment tax: {said} {nothing}" in text
+    page = render_page(Findings(title="A run", name="a", seed=0, verdicts=verdicts, metrics=METRICS), table, cards=0)
+    assert said in page and nothing in page
 
 
 def test_many_suites_are_set_in_blocks_that_fit():

@@ -6,6 +6,7 @@ In: benchmark files, the models. Out:
     metrics.jsonl    one line per cell of the table, with its 95% interval
     verdicts.json    paired differences, Holm-adjusted p-values, verdicts, controls
     failures.jsonl   what could not be asked
+    questions.json   what each question is drawn together with: two runs are compared by it
 
 A unit is one batch of answers (or, with a judge, the grading of one batch): the journal keeps raw outputs, scores are
 made when the stage is compiled, so that a mended scorer re-reads old answers. Run it with `align evaluate RECIPE`.
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from align.benchmarks.places import places_json
 from align.benchmarks.rows import Row
 from align.context import Context
 from align.evaluate.answers import answer_batch, input_sha256
@@ -159,6 +161,7 @@ class EvaluateWork:
                 "items.jsonl": [*items, *graded],
                 "metrics.jsonl": metrics,
                 "failures.jsonl": failures,
+                "questions.json": places_json({e.suite.name: e.rows for e in self.exams}),
                 "verdicts.json": summary(
                     items,
                     exams=[*self.exams, *self.text.exams],

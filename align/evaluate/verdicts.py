@@ -2,7 +2,8 @@
 
     {"schema":"verdicts/1","margin":0.02,"models":{"vlm":"5c…"},"suites":[…],"regression":[…],
      "comparisons":[{"suite":"text_instructions","model":"dpo","verdict":"partly repaired (41% [20%, 63%])",
-                     "minus_vlm":{"mean":0.08,"low":0.03,"high":0.13,"p":0.004,"n":320}, …}],
+                     "minus_vlm":{"mean":0.08,"low":0.03,"high":0.13,"p":0.004,"n":320,"mde":0.07}, …}],
+     "tax":[{"model":"dpo","n_suites":3,"n_not_shown":1,"lost":{"pope":{…}},"sum":0.38}],
      "controls":[…],"warnings":[…]}
 
 Text suites get the verdict on the regression (`align.stats.verdicts`), the others the question whether alignment cost
@@ -13,7 +14,6 @@ text suites, and over the other suites, of each model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from align.benchmarks.measures import readable
@@ -22,6 +22,7 @@ from align.benchmarks.scoring import OFFICIAL_YES_NO
 from align.evaluate.metrics import outcomes
 from align.evaluate.models import Contestant
 from align.evaluate.plan import Exam
+from align.paired import difference_json
 from align.settings import Judge
 from align.stats import Difference, SuiteVerdict, holm_over, paired_difference, verdicts
 from annotate.records import Item
@@ -79,6 +80,7 @@ def summary(
         ],
         "regression": [_regression(v) for v in found],
         "comparisons": [row for v in found for row in _repairs(v)] + beside,
+        "tax": tax(beside, scale),
         "controls": controls(items, exams),
         "warnings": [*warnings(items, judge=judge, annotator=annotator, halved=halved, moved=moved), *more],
     }
@@ -177,10 +179,26 @@ def side_effect(difference: Difference, margin: float) -> str:
     return "kept" if difference.low > -margin else "not shown"
 
 
-def difference_json(difference: Difference) -> dict[str, Any]:
-    """Rounded to what is printed at most; bounds that do not exist are null."""
-    row = asdict(difference)
-    return {k: (None if v in (float("inf"), float("-inf")) else round(v, 6)) for k, v in row.items()}
+def tax(comparisons: Sequence[Mapping[str, Any]], scale: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What alignment cost each model where it was not meant to change anything: the suites with a significant loss.
+
+    In: the comparisons of these suites. `sum` adds the losses as shares of each suite's scale; what could not be shown
+    is no loss, and is no proof that there is none (`not_shown`).
+    """
+    made = []
+    for model in dict.fromkeys(row["model"] for row in comparisons):
+        mine = [row for row in comparisons if row["model"] == model]
+        lost = [row for row in mine if row["verdict"] == "worse"]
+        made.append(
+            {
+                "model": model,
+                "n_suites": len(mine),
+                "n_not_shown": sum(row["verdict"] == "not shown" for row in mine),
+                "lost": {row["suite"]: row["minus_vlm"] for row in lost},
+                "sum": round(sum(-row["minus_vlm"]["mean"] / scale[row["suite"]] for row in lost) + 0.0, 6),
+            }
+        )
+    return made
 
 
 # ------------------------------------------------------------------------------------------------- can it be trusted

@@ -24,7 +24,7 @@ from align.report.figures import (
 )
 from align.report.gather import BUILT, Findings
 from align.report.table import Table
-from align.report.words import MODELS, SUITES, p_text, sentence, short, signed
+from align.report.words import MODELS, SUITES, mde_text, p_text, sentence, short, signed, taxes
 
 TEMPLATES = Path(__file__).parent / "templates"
 WHAT = {
@@ -69,6 +69,7 @@ def render_page(findings: Findings, table: Table | None, *, cards: int) -> str:
     environment.filters["short"] = short
     environment.filters["signed"] = signed
     environment.filters["p_text"] = p_text
+    environment.filters["mde_text"] = mde_text
     figures = {name: Markup(svg) for name, svg in _figures(findings, table)}
     return environment.get_template("page.html").render(
         findings=findings,
@@ -76,6 +77,7 @@ def render_page(findings: Findings, table: Table | None, *, cards: int) -> str:
         table=table,
         models=MODELS,
         suites=SUITES,
+        taxes=taxes(findings.verdicts) if table else [],
         differences=_differences(findings.verdicts) if table else {},
         funnel=funnel_steps(findings.funnel.get("total", {})),
         sources={s: funnel_steps(c) for s, c in findings.funnel.get("sources", {}).items()},

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from align.report.table import Cell, Column, Table
-from align.report.words import BETTER, MODELS, SUITES, WORSE, p_text, points, sentence, short, signed
+from align.report.words import BETTER, MODELS, SUITES, WORSE, mde_text, p_text, points, sentence, short, signed, taxes
 
 WIDTH = 120
 BESIDE = {
@@ -142,6 +142,7 @@ def _legend(table: Table, margin: float) -> list[str]:
         f"[95% interval]  {BETTER} {WORSE} significantly better, worse than the VLM (paired sign-flip test, Holm, 5%)"
     )
     said += f"  kept: surely no loss of {points(margin)} points or more  not shown: too few questions to say"
+    said += "  MDE: the smallest true difference that so many questions show in 8 of 10 tries"
     if any(cell.n_failed for c in table.columns for cell in c.cells.values()):
         said += "  * some answers could not be read"
     return _wrap(said)
@@ -153,22 +154,23 @@ def _verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
     for row in verdicts["regression"]:
         d = row["vlm_minus_backbone"]
         label = SUITES.get(row["suite"], row["suite"])
-        rows.append([label, "VLM − backbone", signed(d), p_text(d["p"]), f"regression: {row['verdict']}"])
+        rows.append([label, "VLM − backbone", signed(d), p_text(d["p"]), mde_text(d), f"regression: {row['verdict']}"])
     for row in verdicts["comparisons"]:
         d = row["minus_vlm"]
         label, name = SUITES.get(row["suite"], row["suite"]), MODELS.get(row["model"], row["model"])
-        rows.append([label, f"{name} − VLM", signed(d), p_text(d["p"]), row["verdict"]])
+        rows.append([label, f"{name} − VLM", signed(d), p_text(d["p"]), mde_text(d), row["verdict"]])
     if not rows:
         return []
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = []
     last = ""
     for row in rows:
         label = row[0] if row[0] != last else ""
         last = row[0]
-        cells = (text.ljust(w) for text, w in zip([label, *row[1:4]], widths, strict=True))
-        lines.append(("  ".join(cells) + "  " + row[4]).rstrip())
-    return lines
+        cells = (text.ljust(w) for text, w in zip([label, *row[1:5]], widths, strict=True))
+        lines.append(("  ".join(cells) + "  " + row[5]).rstrip())
+    tax = taxes(verdicts)
+    return [*lines, *(["", "alignment tax:"] if tax else []), *(line for t in tax for line in _wrap(f"  {t}", "    "))]
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

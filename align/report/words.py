@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from align.stats import minimum_detectable_effect
+
 MODELS = {
     "backbone": "language backbone",
     "vlm": "VLM",
@@ -37,6 +39,8 @@ PROSE = {
 }
 BETTER, WORSE = "▲", "▼"
 SIGNIFICANT = 0.05
+WIDTH_IN_SE = 2 * 1.959964
+"""Of a 95% interval."""
 _ENDS = ("mean", "low", "high")
 
 
@@ -140,6 +144,26 @@ def signed(difference: Mapping[str, Any] | None) -> str:
 
 def p_text(p: float) -> str:
     return "p<0.001" if p < 0.001 else f"p={p:.3f}"
+
+
+def mde_text(difference: Mapping[str, Any]) -> str:
+    """`MDE .07`: the smallest true difference that so many questions would show in 8 of 10 tries."""
+    found = difference.get("mde")
+    if found is None and None not in (difference["low"], difference["high"]):  # a run of before it was recorded
+        found = minimum_detectable_effect((difference["high"] - difference["low"]) / WIDTH_IN_SE)
+    return "" if found is None else f"MDE {short(found)}"
+
+
+def taxes(verdicts: Mapping[str, Any]) -> list[str]:
+    """What alignment cost where it was not meant to change anything, a line per model."""
+    lines = []
+    for row in verdicts.get("tax", ()):
+        name, n = MODELS.get(row["model"], row["model"]), row["n_suites"]
+        lost = ", ".join(f"{SUITES.get(s, s)} {signed(d)}" for s, d in row["lost"].items())
+        open_ = f", not shown on {row['n_not_shown']}" if row["n_not_shown"] else ""
+        told = f"{lost}; {points(row['sum'])} points of the scale in all" if lost else "none shown"
+        lines.append(f"{name}: {told} (significantly worse on {len(row['lost'])} of {n} suites{open_})")
+    return lines
 
 
 def mark(difference: Mapping[str, Any] | None) -> str:

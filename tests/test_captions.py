@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image as Pillow
 
 from align.benchmarks.captions import PROMPT, caption_rows, read_references
 from align.benchmarks.cider import cider_d
-from align.benchmarks.rows import read_row
+from align.benchmarks.rows import load_rows, write_rows
 from align.benchmarks.suites import SUITES
 from align.cli import main
 from annotate.errors import UserError
@@ -131,14 +133,36 @@ def test_references_that_are_none_are_refused(tmp_path, content, said):
     assert said in str(caught.value)
 
 
-def test_rows_show_the_image_and_keep_the_references(tmp_path):
-    (tmp_path / "val").mkdir()
+def images(folder: Path) -> Path:
+    folder.mkdir()
     for i in REFERENCES:
-        Pillow.new("RGB", (8, 8), (int(i), 0, 0)).save(tmp_path / "val" / f"COCO_val2014_{int(i):012}.jpg")
+        Pillow.new("RGB", (8, 8), (int(i), 0, 0)).save(folder / f"COCO_val2014_{int(i):012}.jpg")
+    return folder
+
+
+def prepare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "data/prepare_captions.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+
+
+def test_the_script_writes_what_a_recipe_asks(tmp_path):
+    """`evaluate: {folder: OUT, suites: [coco_captions]}`, `prompts: {image_root: …}`."""
+    given = (coco(tmp_path), images(tmp_path / "val"), "--image-root", tmp_path, "--out", tmp_path / "bench")
+    done = prepare("coco_captions", *given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "coco_captions.jsonl: 3 images, 6 references" in done.stdout
+    assert len(load_rows(tmp_path / "bench" / "coco_captions.jsonl", suite="coco_captions")) == 3
+    done = prepare("coco_captions", tmp_path / "none.json", *given[1:])
+    assert done.returncode == 2 and done.stderr.startswith(f"{tmp_path / 'none.json'}: cannot be read")
+
+
+def test_rows_show_the_image_and_keep_the_references(tmp_path):
+    images(tmp_path / "val")
     rows = caption_rows("coco_captions", coco(tmp_path), tmp_path / "val", tmp_path)
     assert [row.id for row in rows] == ["42", "73", "74"]
-    first = read_row({**rows[0].to_json(), "prompt": rows[0].prompt.to_json()})
-    assert first == rows[0]
+    write_rows(tmp_path / "coco_captions.jsonl", rows)
+    first, *rest = load_rows(tmp_path / "coco_captions.jsonl", suite="coco_captions")
+    assert [first, *rest] == rows
     assert first.prompt.turns[0].text == f"<image>\n{PROMPT}"
     assert first.prompt.images[0].path == "val/COCO_val2014_000000000042.jpg"
     assert SUITES["coco_captions"].fault(first) == ""

@@ -16,13 +16,14 @@ files say (references, capabilities), for suites that read those.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from msgspec import field
 
 from annotate.errors import RecordError, UserError
-from annotate.jsonl import read_rows
+from annotate.jsonl import read_rows, write_records
 from annotate.records import Image, Part, Prompt, Record
 
 
@@ -115,3 +116,8 @@ def load_rows(path: Path, *, suite: str, limit: int | None = None) -> tuple[Row,
     if faults:
         raise UserError(*faults)
     return tuple(rows.values())[:limit]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """A benchmark file of these rows, whole or not at all."""
+    write_records(path, ({**row.to_json(), "prompt": row.prompt.to_json()} for row in rows))

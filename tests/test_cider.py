@@ -81,7 +81,7 @@ def test_five_hundred_images_take_a_second_or_less() -> None:
     references = {image: [caption() for _ in range(5)] for image in candidates}
     start = time.process_time()
     assert len(cider_d(candidates, references)) == 500
-    assert time.process_time() - start < 3  # three times that for a busy machine
+    assert time.process_time() - start < 1.0
 
 
 def test_random_sets_agree_with_pycocoevalcap_itself() -> None:

@@ -215,6 +215,21 @@ DPO: best by open visual is fraction-0.5 (.40 [.35,.45]); 1 of 1 other points ar
     )
 
 
+@pytest.mark.parametrize(("axis", "head"), [("dpo.lora.r", "r"), ("round", "round")])
+def test_points_with_equal_numbers_are_shown_where_the_axis_is_of_their_training(axis: str, head: str) -> None:
+    """DPO learnt with rank 2 and with rank 4; that both answer alike is a result, not that the rank is none of its."""
+    models = ("dpo",) if axis == "round" else ("dpo", "sft")
+    points = [
+        {**row(0, 0.3), "point": f"{n}", "values": {axis: n}, "cells": {m: row(0, 0.3)["cells"][m] for m in models}}
+        for n in (2, 4)
+    ]
+    found = {**TABLE, "axes": {axis: [2, 4]}, "models": list(models), "points": points, "best": {}, "warnings": []}
+    lines = render_text(found).splitlines()
+    assert lines[2].startswith("DPO") and lines[3].split()[0] == head
+    assert [line.split()[0] for line in lines[5:7]] == ["2", "4"]
+    assert ("SFT on teacher" in render_text(found)) == (axis != "round")
+
+
 def test_the_page_asks_nobody_and_escapes_what_it_shows() -> None:
     page = render_page(TABLE)
     assert "&lt;demo&gt;" in page and "<demo>" not in page and "&lt;no disk&gt;" in page

@@ -63,8 +63,15 @@ def _chosen(found: Table, model: str, row: Mapping[str, Any], suite: str) -> str
 
 def _constant(found: Table, model: str) -> bool:
     """Whether the sweep does not touch this model: it has the same numbers at every point."""
+    if any(_is_of(model, axis) for axis in found["axes"]):
+        return False
     cells = [row["cells"][model] for row in found["points"] if model in row["cells"]]
     return len(cells) > 1 and all(other == cells[0] for other in cells)
+
+
+def _is_of(model: str, axis: str) -> bool:
+    """Whether the axis is the round, or an option of the training that makes this model: equal numbers are chance then."""
+    return axis == "round" or model.partition("_")[0] == axis.partition(".")[0]
 
 
 def _touching(found: Table, model: str) -> list[str]:
@@ -77,7 +84,7 @@ def _touching(found: Table, model: str) -> list[str]:
                 others = {key: value for key, value in row["values"].items() if key != axis}
                 groups.setdefault(json.dumps(others), []).append(row["cells"][model])
         compared = [group for group in groups.values() if len(group) > 1]
-        if not compared or any(cells != group[0] for group in compared for cells in group):
+        if _is_of(model, axis) or not compared or any(cells != group[0] for group in compared for cells in group):
             touching.append(axis)
     return touching
 

@@ -70,7 +70,7 @@ def _constant(found: Table, model: str) -> bool:
 
 
 def _is_of(model: str, axis: str) -> bool:
-    """Whether the axis is the round, or an option of the training that makes this model: equal numbers are chance then."""
+    """Whether the axis is the round, or an option of this model's own training: equal numbers are chance then."""
     return axis == "round" or model.partition("_")[0] == axis.partition(".")[0]
 
 

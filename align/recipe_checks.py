@@ -128,6 +128,7 @@ def _pairs(recipe: Recipe, faults: Faults) -> None:
 
 
 def _text(text: Text, faults: Faults) -> None:
+    from align.benchmarks.text_asked import CHOICES
     from align.benchmarks.text_tasks import GROUPS, KNOWN, TASKS
 
     if not text.tasks:
@@ -140,6 +141,12 @@ def _text(text: Text, faults: Faults) -> None:
                 faults.add(
                     f"evaluate.text.{key}", f"no task {name!r}{did_you_mean(name, KNOWN)}  Known: {', '.join(KNOWN)}"
                 )
+    wordless = [name for name in text.tasks if name in KNOWN and name not in CHOICES]
+    if text.ask != "likelihood" and wordless:
+        what = f"{text.ask} suits {', '.join(CHOICES)}; take {', '.join(wordless)} out of `tasks`"
+        faults.add("evaluate.text.ask", what)
+    if text.ask != "likelihood" and text.shots:
+        faults.add("evaluate.text.shots", f"`ask: {text.ask}` shows no examples; leave it out")
     for name, n in text.shots.items():
         if n < 0:
             faults.add(f"evaluate.text.shots.{name}", f"{n} is impossible; it must be at least 0")

@@ -377,6 +377,11 @@ class Text:
         dict,
         "examples before each question, e.g. {gsm8k: 8}; as the papers had them: mmlu 5, gsm8k 8, mathqa 4, else 0",
     )
+    ask: Literal["likelihood", "templates", "phrase"] = option(
+        "likelihood",
+        "likelihood: as lm-eval has each task. For boolq, race, openbookqa, hellaswag and mmlu also in words, as MLAN "
+        "evaluates: by one of ten instructions (its paper), or by a fixed one with the answer begun (its code)",
+    )
     limit: int | None = option(None, "first so many questions of each task (of MMLU, of each subject)", low=1)
     batch_size: int = option(8, "requests to the model at once; an option of a question is one", low=1)
     race: Literal["after_others", "alone"] = option(

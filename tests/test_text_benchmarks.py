@@ -14,6 +14,7 @@ import pytest
 from text_rows import ROWS, SHOTS, write_rows
 
 from align.benchmarks.measures import Outcome, estimate
+from align.benchmarks.text_asked import CHOICES, instruction, read_option
 from align.benchmarks.text_rows import load_text, text_files
 from align.benchmarks.text_tasks import KNOWN, TASKS
 from align.evaluate.lm_eval_tasks import generated, mc2
@@ -94,6 +95,15 @@ def test_a_recipe_with_unknown_tasks_or_impossible_shots_is_refused(tmp_path):
     assert "'ethics_cm' stands twice" in told  # once as a part of ethics
     assert "shots.truthfulqa_mc1: its six examples are part of its prompt" in told
     assert "shots.gsm8k: -1 is impossible" in told
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nmodel: m\nevaluate: {text: {tasks: [boolq, gsm8k], ask: phrase, shots: {boolq: 2}}}\n"
+    )
+    with pytest.raises(UserError) as error:
+        load_recipe(tmp_path / "r.yaml", [])
+    assert "evaluate.text.ask: phrase suits boolq, race, openbookqa, hellaswag, mmlu; take gsm8k out" in str(
+        error.value
+    )
+    assert "evaluate.text.shots: `ask: phrase` shows no examples" in str(error.value)
 
 
 # ---------------------------------------------------------------------------------------------------------- the plan
@@ -146,6 +156,49 @@ def test_one_set_of_weights_is_asked_once_and_without_a_conditioning_text():
     steerlm = [row("steerlm", "b", "Helpfulness:4"), row("steerlm_unprompted", "b"), row("steerlm_brief", "b", "short")]
     assert [c.name for c in asked_once([row("vlm", "a"), *steerlm])] == ["vlm", "steerlm_unprompted"]
     assert [c.name for c in asked_once([row("vlm", "a"), steerlm[0], steerlm[2]])] == ["vlm", "steerlm"]
+
+
+# ------------------------------------------------------------------------------------------------- asked in words
+
+MAPS = ("a map", "the sun", "a map of the sun", "red")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "read"),
+    [
+        ("B", MAPS, 1),
+        ("(D) red", MAPS, 3),
+        ("b", MAPS, None),  # a letter is a capital; small ones begin words
+        ("The direct answer is C.", MAPS, 2),
+        ('The best answer is "the sun"', MAPS, 1),
+        ("A map of the sun.", MAPS, 2),  # not the letter A, and the longer of two options it begins with
+        ("A map", MAPS, 0),
+        ("option B, the sun", MAPS, 1),
+        ("E", MAPS, None),  # there is no such option
+        ("redder", MAPS, None),
+        ("", MAPS, None),
+        ("U.S. 3.5", ("3.5", "U.S."), 1),  # full stops within an answer end nothing
+        ("Yes, it is.", ("no", "yes"), 1),
+        ("The direct answer is false.", ("no", "yes"), 0),
+        ("Maybe", ("no", "yes"), None),
+    ],
+)
+def test_an_option_is_read_by_letter_or_by_its_words(text, options, read):
+    assert read_option(text, options) == read
+
+
+def test_a_choice_is_put_in_words():
+    race = CHOICES["race"](ROWS["race"][0])
+    assert instruction(race, "phrase", "00000000") == (
+        "The box is red. A ball is in it.\nQuestion: What is in the box?\nA. a cat\nB. a map\nC. a ball\nD. the sun\n"
+        "Pick the right option and give its letter."
+    )
+    assert race.right == 2
+    said = {instruction(race, "templates", f"{i:08x}").rsplit("\n", 1)[1] for i in range(10)}
+    assert len(said) == 10
+    boolq = CHOICES["boolq"](ROWS["boolq"][1])
+    assert instruction(boolq, "phrase", "0" * 8).endswith("Question: is the box blue?\nReply with yes or no.")
+    assert (boolq.options[boolq.right], CHOICES["hellaswag"](ROWS["hellaswag"][0]).right) == ("no", 0)
 
 
 # --------------------------------------------------------------------------------------------------------- scorers
@@ -274,6 +327,23 @@ def test_models_are_asked_and_compared_and_a_killed_run_goes_on(world, tmp_path)
     # what is asked of one model is never another's answer, nor that of other examples or batch mates
     keys = {unit.key for unit in work.units}
     assert len(keys) == 4 and not keys & {unit.key for unit in stage(world, "boolq", batch_size=2).units}
+
+
+@needs_lm_eval
+def test_choices_can_be_asked_in_words(world, tmp_path):
+    """A random model names no option: that is `unparsed`, in no score, and said."""
+    made = {}
+    for ask in ("templates", "phrase"):
+        work = stage(world, "race", "boolq", ask=ask)
+        made[ask] = files(work, run(work, tmp_path / ask, {}), tmp_path / ask)
+        assert {(i["state"], i["parser"]) for i in made[ask]["items.jsonl"]} == {
+            ("unparsed", "option-letter-or-text/1")
+        }
+        assert {(m["n"], m["n_failed"], m["value"]) for m in made[ask]["metrics.jsonl"]} == {(0, 1, None), (0, 3, None)}
+        assert "race: 1 of 1 answers of vlm could not be read" in " ".join(made[ask]["verdicts.json"]["warnings"])
+        assert {key for key in json.loads(made[ask]["items.jsonl"][0]["output"])[0]}  # a text, not a likelihood
+    first, second = ({i["input_sha256"] for i in made[ask]["items.jsonl"]} for ask in made)
+    assert not first & second
 
 
 @needs_lm_eval

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from align.benchmarks.measures import Measure, average, mean, within
 from align.benchmarks.text_tasks import GROUPS, TASKS, Hub, Row, TextTask
@@ -23,6 +23,7 @@ from annotate.errors import UserError
 from annotate.jsonl import read_rows
 from annotate.records import sha256_of
 
+Ask = Literal["likelihood", "templates", "phrase"]
 MACRO = "macro"
 """The mean of the parts of a suite, each weighing alike."""
 
@@ -47,6 +48,9 @@ class Part:
 
     name: str
     """As lm-eval calls it: ethics_cm, mmlu_anatomy."""
+    task: str
+    """As the recipe calls it: ethics_cm, mmlu."""
+    ask: Ask
     spec: TextTask
     yaml: str
     documents: tuple[Document, ...]
@@ -79,7 +83,7 @@ class TextSuite:
     def measures(self) -> tuple[Measure, ...]:
         """What comes out; of a suite of parts both means and each part."""
         if len(self.parts) == 1 and self.headline != MACRO:
-            return tuple(mean(name) for name in self.spec.measures)
+            return tuple(mean(name) for name in (self.spec.measures if self.parts[0].ask == "likelihood" else ("acc",)))
         each = [within(mean(self.spec.headline), c, c) for c in dict.fromkeys(d.category for d in self.documents)]
         macro, micro = average(MACRO, each), mean(self.spec.headline)
         return (macro, micro, *each) if self.headline == MACRO else (micro, macro, *each)
@@ -113,6 +117,8 @@ def text_files(settings: Text) -> list[Path]:
 
 def shots_of(task: str, settings: Text) -> int:
     """How many examples stand before each question; a group's number goes for its parts."""
+    if settings.ask != "likelihood":
+        return 0
     group = next((name for name, parts in GROUPS.items() if task in parts and name in settings.shots), task)
     return settings.shots.get(task, settings.shots.get(group, TASKS[task].shots))
 
@@ -136,6 +142,8 @@ def _parts(task: str, settings: Text) -> Iterator[Part]:
             )
         yield Part(
             name=f"{task}_{subject}" if subject else task,
+            task=task,
+            ask=settings.ask,
             spec=spec,
             yaml=spec.yaml.format(subject=subject),
             documents=tuple(_documents(mine, spec, subject or task.partition("_")[2])),

@@ -25,10 +25,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.benchmarks.text_rows import Part
+from align.benchmarks.text_asked import BEGUN, CHOICES, MAX_NEW_TOKENS, PARSER, instruction, score_choice
+from align.benchmarks.text_rows import Document, Part
 from align.models.quiet import quiet
 from annotate.jsonl import write_records, write_text
-from annotate.records import Reason, sha256_of
+from annotate.records import IMAGE_PLACEHOLDER, Reason, Turn, sha256_of
 
 if TYPE_CHECKING:
     from align.models.load import LoadedModel
@@ -47,12 +48,16 @@ class Harness:
         self._tasks: dict[str, Any] = {}
         self._docs: dict[str, list[Any]] = {}
         self._requests: dict[str, list[list[Any]]] = {}
-        self._model: tuple[LoadedModel, int, Any] | None = None
+        self._model: tuple[tuple[Any, ...], Any] | None = None
 
     def ask(self, loaded: LoadedModel, part: Part, start: int, stop: int, *, batch_size: int) -> dict[str, Any]:
         """The line to record for these documents."""
-        lm = self._lm(loaded, batch_size)
-        documents, requests = part.documents[start:stop], self.requests(part)[start:stop]
+        documents = part.documents[start:stop]
+        if part.ask == "likelihood":
+            lm, requests = self._lm(loaded, batch_size), self.requests(part)[start:stop]
+        else:  # the chat template writes whatever markers the model wants
+            lm = self._lm(loaded, batch_size, add_bos_token=False)
+            requests = [[_in_words(loaded, part, document)] for document in documents]
         faults: dict[str, dict[str, str]] = {}
         cut: list[str] = []
         for document, mine in zip(documents, requests, strict=True):
@@ -85,8 +90,10 @@ class Harness:
             self._requests[part.name] = made
         return self._requests[part.name]
 
-    def values(self, part: Part, i: int, output: Sequence[Any]) -> dict[str, float]:
-        """What document i of the part is worth, by lm-eval's scorer: the measures of its spec."""
+    def values(self, part: Part, i: int, output: Sequence[Any]) -> dict[str, float] | None:
+        """What document i of the part is worth, by lm-eval's scorer: its measures. None: no answer could be read."""
+        if part.ask != "likelihood":
+            return score_choice(part.documents[i].row, part.task, output[0])
         from lm_eval.api.instance import Instance
 
         task = self.task(part)
@@ -108,9 +115,9 @@ class Harness:
             found |= {f"{name},{each.name}": float(value) for name, value in scored.items()}
         return {ours: found[theirs] for ours, theirs in part.spec.measures.items()}
 
-    def version(self, part: Part) -> str:
-        """Of the task's definition."""
-        return str(self.task(part).VERSION)
+    def parser(self, part: Part) -> str:
+        """What makes values of outputs, with the version of the task's definition."""
+        return f"lm-eval/{part.name}/{self.task(part).VERSION}" if part.ask == "likelihood" else PARSER
 
     def task(self, part: Part) -> Any:
         """lm-eval's task on our rows."""
@@ -126,9 +133,10 @@ class Harness:
             self._tasks[part.name] = task
         return self._tasks[part.name]
 
-    def _lm(self, loaded: LoadedModel, batch_size: int) -> Any:
+    def _lm(self, loaded: LoadedModel, batch_size: int, add_bos_token: bool | None = None) -> Any:
         """The model as lm-eval takes it."""
-        if self._model is None or self._model[0] is not loaded or self._model[1] != batch_size:
+        wanted = (loaded.model, batch_size, add_bos_token)
+        if self._model is None or any(a is not b for a, b in zip(self._model[0], wanted, strict=True)):
             with _hushed():
                 from lm_eval.models.huggingface import HFLM
 
@@ -138,9 +146,22 @@ class Harness:
                     backend="causal",
                     batch_size=batch_size,
                     max_length=loaded.n_positions,
+                    add_bos_token=add_bos_token,
                 )
-            self._model = loaded, batch_size, lm
-        return self._model[2]
+            self._model = wanted, lm
+        return self._model[1]
+
+
+def _in_words(loaded: LoadedModel, part: Part, document: Document) -> Any:
+    """The request that puts a choice as an instruction."""
+    from lm_eval.api.instance import Instance
+
+    assert part.ask != "likelihood"
+    text = instruction(CHOICES[part.task](document.row), part.ask, document.id).replace(IMAGE_PLACEHOLDER, "image")
+    prompt, _ = loaded.encoder.render([Turn(role="user", text=text)])
+    begun = f" {BEGUN}" if part.ask == "phrase" else ""
+    options = {"until": [], "max_gen_toks": MAX_NEW_TOKENS, "do_sample": False}
+    return Instance("generate_until", document.row, (prompt + begun, options), 0, (part.name, 0, 1))
 
 
 def write_task(folder: Path, part: Part) -> Path:

@@ -84,6 +84,11 @@ def _never(row: Row, outputs: Sequence[str]) -> Score:
     raise AssertionError("scored by lm-eval")
 
 
+def decoding(part: Part) -> dict[str, Any]:
+    """How answers are made; goes into every Item."""
+    return {"by": f"lm-eval {installed_version()}", "task": part.name, "ask": part.ask, "shots": part.shots}
+
+
 class TextWork:
     """The text part of the stage; light until `execute` or `items`."""
 
@@ -109,6 +114,7 @@ class TextWork:
                             "examples": examples,
                             "start": start,
                             "rows": [document.sha256 for document in batch.documents],
+                            "ask": part.ask,
                             "batch_size": self.settings.batch_size,
                         }
                         yield Unit(sha256_of(decides), batch, len(batch.documents))
@@ -146,17 +152,18 @@ class TextWork:
         for i, (document, output, asked) in enumerate(replies, start=batch.start):
             if output is None:
                 continue
+            value = harness.values(batch.part, i, output)
             yield Item(
                 id=document.id,
                 suite=batch.suite.name,
                 model=batch.contestant.name,
                 model_sha256=batch.contestant.sha256,
-                decoding={"by": f"lm-eval {installed_version()}", "task": batch.part.name, "shots": batch.part.shots},
+                decoding=decoding(batch.part),
                 input_sha256=asked,
                 output=json.dumps(output, ensure_ascii=False),
-                parser=f"lm-eval/{batch.part.name}/{harness.version(batch.part)}",
-                value=self._value(batch, harness.values(batch.part, i, output)),
-                state="ok",
+                parser=harness.parser(batch.part),
+                value={} if value is None else self._value(batch, value),
+                state="unparsed" if value is None else "ok",
             )
 
     def _value(self, batch: TextBatch, value: dict[str, float]) -> dict[str, float]:

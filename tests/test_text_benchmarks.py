@@ -24,7 +24,7 @@ from align.evaluate.text import TextWork, asked_once
 from align.recipe import load_recipe
 from align.settings import Evaluate, Text
 from annotate.errors import UserError
-from annotate.records import sha256_of
+from annotate.records import Item, sha256_of
 
 needs_lm_eval = pytest.mark.skipif(find_spec("lm_eval") is None, reason="the extra `text` is not installed")
 
@@ -316,6 +316,10 @@ def test_models_are_asked_and_compared_and_a_killed_run_goes_on(world, tmp_path)
         ("boolq", 0.0),
         ("truthfulqa_mc2", 0.0),
     ]
+    assert {suite: len(rows) for suite, rows in whole["questions.json"]["suites"].items()} == {
+        "boolq": 3,
+        "truthfulqa_mc2": 2,
+    }
     assert {(m["suite"], m["name"], m["n"]) for m in whole["metrics.jsonl"]} == {
         ("boolq", "acc", 3),
         ("truthfulqa_mc2", "acc", 2),
@@ -327,6 +331,24 @@ def test_models_are_asked_and_compared_and_a_killed_run_goes_on(world, tmp_path)
     # what is asked of one model is never another's answer, nor that of other examples or batch mates
     keys = {unit.key for unit in work.units}
     assert len(keys) == 4 and not keys & {unit.key for unit in stage(world, "boolq", batch_size=2).units}
+
+
+def test_two_runs_are_compared_by_the_measures_of_their_text_benchmarks(tmp_path):
+    """Parts weigh alike in a comparison too: 1 of 2 and 0 of 1 are .25, not a third."""
+    from align.analyses.runs import Run
+    from align.benchmarks.places import Place
+
+    values = {"a": 1.0, "b": 0.0, "c": 0.0}
+    run = Run(name="r", folder=tmp_path, manifest=None, verdicts={"suites": [{"suite": "ethics", "headline": "macro"}]})
+    given = {"model": "vlm", "model_sha256": "5c", "decoding": {}, "input_sha256": "", "output": "", "parser": ""}
+    run.__dict__["items"] = [
+        Item(id=name, suite="ethics", value={"acc": value, "macro": value}, state="ok", **given)
+        for name, value in values.items()
+    ]
+    run.__dict__["places"] = {"ethics": {"a": Place("a", "cm"), "b": Place("b", "cm"), "c": Place("c", "justice")}}
+    measures = run.measures("ethics")
+    assert [m.name for m in measures] == ["macro", "acc", "cm", "justice"]
+    assert estimate(measures[0], run.outcomes("ethics", "vlm"), draws=50).value == 0.25
 
 
 @needs_lm_eval

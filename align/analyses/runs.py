@@ -21,6 +21,8 @@ from align.benchmarks.measures import Measure, Outcome, mean
 from align.benchmarks.places import Place, Places, read_places
 from align.benchmarks.rows import load_rows
 from align.benchmarks.suites import SUITES
+from align.benchmarks.text_rows import measures_of
+from align.benchmarks.text_tasks import KNOWN
 from align.digest import file_sha256
 from align.state import read_manifest
 from annotate.errors import UserError
@@ -105,8 +107,15 @@ class Run:
     def measures(self, suite: str) -> tuple[Measure, ...]:
         """The headline first."""
         headline = self.headlines[suite]
-        known = SUITES[suite].measures if suite in SUITES else (mean(headline),)
+        known = SUITES[suite].measures if suite in SUITES else self._text_measures(suite) or (mean(headline),)
         return tuple(sorted(known, key=lambda measure: measure.name != headline))
+
+    def _text_measures(self, suite: str) -> tuple[Measure, ...]:
+        """Of a text benchmark whose parts are known; nothing for other suites."""
+        if suite not in KNOWN or suite not in self.places:
+            return ()
+        values = next((item.value for item in self.items if item.suite == suite and item.state == "ok"), {})
+        return measures_of(suite, [place.category for place in self.places[suite].values()], values)
 
     def scale(self, suite: str) -> float:
         """What the headline can be at most."""

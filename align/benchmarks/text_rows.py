@@ -10,7 +10,7 @@ from the hub. Neither torch nor lm-eval is imported here.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,17 +76,27 @@ class TextSuite:
 
     @property
     def headline(self) -> str:
-        """Of a group the mean of its parts; of MMLU that of its questions, as its authors and lm-eval have it."""
-        return MACRO if self.name in GROUPS else self.spec.headline
+        return headline_of(self.name)
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What comes out; of a suite of parts both means and each part."""
-        if len(self.parts) == 1 and self.headline != MACRO:
-            return tuple(mean(name) for name in (self.spec.measures if self.parts[0].ask == "likelihood" else ("acc",)))
-        each = [within(mean(self.spec.headline), c, c) for c in dict.fromkeys(d.category for d in self.documents)]
-        macro, micro = average(MACRO, each), mean(self.spec.headline)
-        return (macro, micro, *each) if self.headline == MACRO else (micro, macro, *each)
+        """What comes out."""
+        keys = self.spec.measures if self.parts[0].ask == "likelihood" else ("acc",)
+        return measures_of(self.name, [document.category for document in self.documents], keys)
+
+
+def headline_of(suite: str) -> str:
+    """Of a group the mean of its parts; of MMLU that of its questions, as its authors and lm-eval have it."""
+    return MACRO if suite in GROUPS else TASKS[suite].headline
+
+
+def measures_of(suite: str, categories: Iterable[str], keys: Iterable[str]) -> tuple[Measure, ...]:
+    """What comes out of a suite whose items hold these values; of a suite of parts both means and each part."""
+    if suite not in GROUPS and suite != "mmlu":
+        return tuple(mean(name) for name in keys)
+    each = [within(mean("acc"), category, category) for category in dict.fromkeys(categories)]
+    macro, micro = average(MACRO, each), mean("acc")
+    return (macro, micro, *each) if headline_of(suite) == MACRO else (micro, macro, *each)
 
 
 def load_text(settings: Text) -> tuple[TextSuite, ...]:

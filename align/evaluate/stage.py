@@ -75,6 +75,7 @@ class EvaluateWork:
         self.probes = plan_probes(asked, settings.max_new_tokens)
         self.gradings = plan_gradings(asked, settings.judge) if settings.judge else []
         self.text = TextWork(settings.text, contestants, seed)
+        self.columns = [*exams, *self.text.exams]
 
     @property
     def units(self) -> Sequence[Unit]:
@@ -161,10 +162,10 @@ class EvaluateWork:
                 "items.jsonl": [*items, *graded],
                 "metrics.jsonl": metrics,
                 "failures.jsonl": failures,
-                "questions.json": places_json({e.suite.name: e.rows for e in self.exams}),
+                "questions.json": places_json({e.suite.name: e.rows for e in self.columns}),
                 "verdicts.json": summary(
                     items,
-                    exams=[*self.exams, *self.text.exams],
+                    exams=self.columns,
                     contestants=self.contestants,
                     margin=self.settings.margin,
                     seed=self.seed,
@@ -236,7 +237,7 @@ class EvaluateWork:
 
     def _metrics(self, items: Sequence[Item], graded: Sequence[Item]) -> Iterator[Metric]:
         for contestant in self.contestants:
-            for exam in (*self.exams, *self.text.exams):
+            for exam in self.columns:
                 if contestant.takes(exam.suite) and self.text.asks(contestant, exam):
                     mine = [i for i in items if i.model == contestant.name and i.suite == exam.suite.name]
                     notes = [i for i in graded if i.model == contestant.name and i.suite == f"{exam.suite.name}:judge"]

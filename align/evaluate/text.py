@@ -97,6 +97,8 @@ class TextWork:
         self.suites = load_text(settings) if settings else ()
         self.contestants = asked_once(contestants)
         self.units = list(self._plan())
+        self.exams = [exam_of(suite) for suite in self.suites]
+        """The suites as the table and the verdict take them."""
 
     def _plan(self) -> Iterator[Unit]:
         harness = installed_version()
@@ -123,11 +125,6 @@ class TextWork:
         """The line to record for a unit."""
         size = self.settings.batch_size
         return self._harness(workspace).ask(loaded, batch.part, batch.start, batch.stop, batch_size=size)
-
-    @property
-    def exams(self) -> list[Exam]:
-        """The suites as the table and the verdict take them."""
-        return [exam_of(suite) for suite in self.suites]
 
     def asks(self, contestant: Contestant, exam: Exam) -> bool:
         """Whether this row of the table has numbers in this column."""

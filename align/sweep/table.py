@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from align.benchmarks.suites import find_suites
+from align.benchmarks.text_rows import headline_of, load_text, text_files
 from align.digest import file_sha256
 from align.settings import Evaluate
 from align.stats import holm_over, paired_difference
 from align.sweep.grid import read_sweep
 from align.sweep.run import Outcome, Plan, Run
 from annotate.jsonl import read_records, read_rows
-from annotate.records import Item, Metric
+from annotate.records import Item, Metric, sha256_of
 
 BASELINES = ("backbone", "vlm")
 TRAINED = ("dpo", "steerlm", "rejection", "sft")
@@ -142,9 +144,27 @@ def _suites(plan: Plan, select: str | None) -> Iterator[dict[str, Any]]:
             ),
         }
 
+    for name in settings.text.tasks if settings.text else ():
+        asked = _questions(settings, name)
+        yield {
+            "suite": name,
+            "measure": headline_of(name),
+            "control": False,
+            "folder": settings.text.folder if settings.text else "",
+            "held_out": asked is None or asked != chosen_by,
+            "reported": bool(
+                reported and reported.text and name in reported.text.tasks and asked == _questions(reported, name)
+            ),
+        }
+
 
 def _questions(settings: Evaluate, suite: str) -> str | None:
     """Hash of the file that a suite takes its questions from; two suites may ask the same ones."""
+    if settings.text and suite in settings.text.tasks:
+        files = text_files(replace(settings.text, tasks=(suite,)))
+        if not files:
+            return sha256_of(["hub", suite])
+        return sha256_of([file_sha256(file) for file in files]) if all(file.is_file() for file in files) else None
     (found,) = find_suites([suite])
     path = Path(settings.folder) / f"{found.file}.jsonl"
     return file_sha256(path) if path.is_file() else None
@@ -194,6 +214,9 @@ def _clusters(plan: Plan, suite: str) -> dict[str, str]:
     from align.benchmarks.rows import load_rows
 
     settings = next(run.recipe.evaluate for run in plan.runs if run.recipe.evaluate)
+    if settings.text and suite in settings.text.tasks:
+        (text,) = load_text(replace(settings.text, tasks=(suite,)))
+        return {document.id: document.cluster for document in text.documents}
     (found,) = find_suites([suite])
     rows = load_rows(Path(settings.folder) / f"{found.file}.jsonl", suite=suite, limit=settings.limit)
     return {row.id: row.cluster for row in rows}

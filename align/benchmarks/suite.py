@@ -6,14 +6,17 @@ recorded outputs only, so that an old run can be scored again without the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from align.benchmarks.corruptions import Corruption
 from align.benchmarks.measures import Measure, Outcome, Value, mean, ratio
 from align.benchmarks.rows import Row
 from annotate.records import Image, Turn
+
+if TYPE_CHECKING:
+    from align.benchmarks.published import Source
 
 __all__ = ["Measure", "Outcome", "Score", "Suite", "Value", "mean", "ratio"]
 
@@ -51,19 +54,23 @@ class Suite:
     """How many questions a row asks; None: any number."""
     needs: Callable[[Row], str] = lambda row: ""
     """What a row lacks for this suite, or nothing."""
-    read: Callable[[Mapping[str, str]], Sequence[Row]] | None = None
+    read: Callable[[Source], Sequence[Row]] | None = None
     """Reads the benchmark's own published files into rows; None where only `<file>.jsonl` will do."""
     pool: Callable[[Sequence[Outcome]], Sequence[Outcome]] | None = None
     """Makes one outcome of several rows where the benchmark counts them together (MMBench's circular passes)."""
 
     among: Callable[[Sequence[Row]], Callable[[Row, Sequence[str]], Score]] | None = None
     """Makes `score` where it depends on all rows that are asked (CIDEr-D: how rare a word is)."""
+    measured: Callable[[Sequence[str]], tuple[Measure, ...]] | None = None
+    """Makes `measures` of the categories that are asked about, where they are not always the same (MME's tasks)."""
     corruption: Corruption | None = None
     """What is done to the image before it is looked at."""
 
     def asking(self, rows: Sequence[Row]) -> Suite:
         """The suite for these rows."""
-        return replace(self, score=self.among(rows), among=None) if self.among else self
+        suite = replace(self, score=self.among(rows), among=None) if self.among else self
+        categories = list(dict.fromkeys(row.category for row in rows))
+        return replace(suite, measures=self.measured(categories), measured=None) if self.measured else suite
 
     @property
     def clean(self) -> str:

@@ -60,6 +60,11 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model
 
                 with gathered(faults):
                     load_text(block.text)
+            if block.judge:
+                from align.benchmarks.judge_prompts import load_judge_prompts
+
+                with gathered(faults):
+                    load_judge_prompts(block.judge.prompts)
     return faults
 
 

@@ -44,9 +44,12 @@ def check(recipe: Recipe, faults: Faults) -> None:
         _distinct("evaluate.suites", recipe.evaluate.suites, faults)
         for name in recipe.evaluate.suites:
             try:
-                suites_of(name)
+                asked = suites_of(name)
             except UserError as error:
                 faults.add("evaluate.suites", str(error))
+                continue
+            if asked[0].judged and recipe.evaluate.judge is None:
+                faults.add("evaluate.judge", f"missing: {name} is graded by a judge; add {{backend: ..., model: ...}}")
         if recipe.evaluate.text:
             _text(recipe.evaluate.text, faults)
     for stage in ("dpo", "steerlm", "rejection", "sft"):

@@ -237,8 +237,9 @@ class Runner:
         """Stop before money is spent on something that was not asked for by its name or with a budget."""
         if not pending or self.yes or target == stage.name:
             return
-        budget = getattr(self.recipe.block(stage.name), "budget_usd", None)
-        if target is None and budget is not None:
+        block = self.recipe.block(stage.name)
+        asked = getattr(block, "judge", None) or block
+        if target is None and getattr(asked, "budget_usd", None) is not None:
             return
         estimate = work.estimate(pending)
         if estimate.paid:
@@ -279,6 +280,8 @@ class Runner:
                 bar.set(bar.done, bar.total, note)
 
         try:
+            if recall := getattr(work, "recall", None):  # of a stage whose units work on what others of its units gave
+                recall(journal.lines)
             if pending:
                 work.execute(pending, finished, folder.workspace, progress)
         finally:

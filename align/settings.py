@@ -351,11 +351,37 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Who grades open answers; the same protocol as the annotator."""
+    """Who grades open answers; the same protocol, limits and accounts as the annotator."""
 
     backend: str = option("rules", "a name from the entry points `mmalign.annotators`")
     model: str = option("", "the judge's model id")
     options: Mapping[str, Any] = option(dict, "passed to the backend")
+    repeats: int = option(
+        1, "times each answer of a judged suite is judged; several tell how steady the judge is (LLaVA-Bench: 3)", low=1
+    )
+    prompts: str = option(
+        "", "what the judge is told in the judged suites: FastChat's judge_prompts.jsonl; our own words where left out"
+    )
+    answer_tokens: int = option(1024, "limit of each answer in the judged suites; MT-Bench's own is 1024", low=1)
+    max_output_tokens: int = option(2048, "limit of one reply of the judge", low=1)
+    temperature: float = option(0.0, "of the judge", low=0)
+    requests_per_minute: float | None = option(
+        None, "pace, per key and model; where nothing is said it is learnt", operational=True, above=0
+    )
+    tokens_per_minute: float | None = option(None, "input tokens, per key and model", operational=True, above=0)
+    requests_per_day: int | None = option(None, "per key and model", operational=True, low=1)
+    wait_quota: bool = option(False, "wait for the daily quota to begin anew instead of stopping", operational=True)
+    lanes: tuple[Mapping[str, Any], ...] = option(
+        (),
+        "several keys or endpoints at once, each with options and limits of its own: [{key_env: KEY_2}, ...]",
+        operational=True,
+    )
+    workers: int | None = option(
+        None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
+    )
+    attempts: int = option(6, "tries of a request that meets errors of the service", operational=True, low=1)
+    budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
+    prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,6 +427,12 @@ class Evaluate:
     )
     text: Text | None = option(None, "text benchmarks of lm-eval, beside the suites")  # noqa: RUF009
     folder: str = option("", "where the benchmark files lie, one <suite>.jsonl each", operational=True)
+    files: Mapping[str, Mapping[str, str]] = option(
+        dict,
+        "a benchmark's own published files in place of that, by what they hold: "
+        "{mt_bench: {questions: question.jsonl, references: reference_answer/gpt-4.jsonl}}",
+        operational=True,
+    )
     limit: int | None = option(None, "first so many items of each suite", low=1)
     max_new_tokens: int = option(256, "limit of each answer", low=1)
     batch_size: int = option(32, "questions per batch; fixed in the plan", low=1)
@@ -409,7 +441,7 @@ class Evaluate:
         "how SteerLM is asked: for the highest of each attribute, as any other model is, or with complexity and "
         "verbosity at half; the paper does not say which of them it reports",
     )
-    judge: Judge | None = option(None, "adds a rubric score beside the objective one")  # noqa: RUF009
+    judge: Judge | None = option(None, "of the judged suites; beside the others it adds a rubric score")  # noqa: RUF009
     margin: float = option(0.02, "a difference smaller than this share of the scale counts as none", low=0, high=1)
 
     def __post_init__(self) -> None:

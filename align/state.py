@@ -21,7 +21,7 @@ from align.models.digest import TEMPLATE_SHA256
 from align.recipe import Recipe, identity_options
 from align.stages import STAGES, Stage
 from annotate.errors import RecordError, UserError
-from annotate.records import Manifest
+from annotate.records import Manifest, sha256_of
 from annotate.rubric import load_rubric
 
 ATTEMPT = ".attempt.json"
@@ -127,14 +127,29 @@ def _benchmarks(recipe: Recipe) -> dict[str, str]:
     from align.benchmarks.suites import find_suites
 
     assert recipe.evaluate is not None
-    files = sorted({f"{suite.file}.jsonl" for suite in find_suites(recipe.evaluate.suites)})
-    found = {f"benchmark {file}": _hash("evaluate.folder", str(Path(recipe.evaluate.folder) / file)) for file in files}
+    found: dict[str, str] = {}
+    for name in sorted({suite.file for suite in find_suites(recipe.evaluate.suites)}):
+        own = recipe.evaluate.files.get(name, {})
+        for role, given in own.items():
+            listed = _listing(Path(given)) if Path(given).is_dir() else ""
+            found[f"benchmark {name} {role}"] = listed or _hash(f"evaluate.files.{name}.{role}", given)
+        if not own:
+            file = f"{name}.jsonl"
+            found[f"benchmark {file}"] = _hash("evaluate.folder", str(Path(recipe.evaluate.folder) / file))
     if recipe.evaluate.text:
         from align.benchmarks.text_rows import text_files
 
         for path in text_files(recipe.evaluate.text):
             found[f"benchmark {path.name}"] = _hash("evaluate.text.folder", str(path))
+    judge = recipe.evaluate.judge
+    if judge and judge.prompts:
+        found["judge prompts"] = _hash("evaluate.judge.prompts", judge.prompts)
     return found
+
+
+def _listing(folder: Path) -> str:
+    """Hash of the names and sizes of a folder's files: of images, which are many, and known by their bytes later."""
+    return sha256_of(sorted([path.name, path.stat().st_size] for path in folder.iterdir() if path.is_file()))
 
 
 def _hash(key: str, path: str) -> str:

@@ -6,8 +6,8 @@ recorded outputs only, so that an old run can be scored again without the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from align.benchmarks.corruptions import Corruption
@@ -16,9 +16,12 @@ from align.benchmarks.rows import Row
 from annotate.records import Image, Turn
 
 if TYPE_CHECKING:
+    from align.benchmarks.judge_asks import Judged
     from align.benchmarks.published import Source
 
-__all__ = ["Measure", "Outcome", "Score", "Suite", "Value", "mean", "ratio"]
+__all__ = ["Measure", "NoiseKind", "Outcome", "Score", "Suite", "Value", "mean", "ratio"]
+
+NoiseKind = Literal["blank", "gaussian", "photo", "corrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One benchmark. `score` takes a row and one recorded output per question."""
+    """One benchmark. `score` takes a row and one recorded output per question; `judged` asks a judge instead."""
 
     name: str
     file: str
@@ -40,10 +43,13 @@ class Suite:
     """Text suites are what the verdict on the regression is about."""
     parser: str
     """Name and version; goes into every Item."""
-    score: Callable[[Row, Sequence[str]], Score]
     measures: tuple[Measure, ...]
     headline: str
     """The value (of an outcome) that is compared between models; also the name of the first column of the table."""
+    score: Callable[[Row, Sequence[str]], Score] | None = None
+    """None: a judge says what an answer is worth."""
+    judged: Judged | None = None
+    """How the judge is asked (`evaluate.judge`)."""
     scale: float = 1.0
     """What the headline can be at most; the verdict's margin is a share of it."""
     images: Literal["none", "own", "noise", "blank"] = "own"
@@ -56,6 +62,10 @@ class Suite:
     """What a row lacks for this suite, or nothing."""
     read: Callable[[Source], Sequence[Row]] | None = None
     """Reads the benchmark's own published files into rows; None where only `<file>.jsonl` will do."""
+    roles: Mapping[str, bool] = field(default_factory=dict)
+    """What those files are called in `evaluate.files`, and whether each of them is needed."""
+    noise: NoiseKind | None = None
+    """Which picture is made for each row as its irrelevant image; None: the rows bring theirs."""
     pool: Callable[[Sequence[Outcome]], Sequence[Outcome]] | None = None
     """Makes one outcome of several rows where the benchmark counts them together (MMBench's circular passes)."""
 

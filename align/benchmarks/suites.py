@@ -10,6 +10,7 @@ from align.benchmarks.captions import COCO_CAPTIONS, FLICKR30K
 from align.benchmarks.choice import CHOICE
 from align.benchmarks.corruptions import GRID, Corruption
 from align.benchmarks.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
+from align.benchmarks.mt_bench_questions import MT_BENCH, NOISY
 from align.benchmarks.open_visual import OPEN_VISUAL
 from align.benchmarks.pope import POPE, POPE_BLANK
 from align.benchmarks.suite import Suite
@@ -26,6 +27,8 @@ SUITES = {
         CHOICE,
         COCO_CAPTIONS,
         FLICKR30K,
+        MT_BENCH,
+        *NOISY,
     )
 }
 

@@ -3,18 +3,19 @@
     {"outputs": [["yellow", "The 9 is yellow."], …], "faults": {}, "halved": false}
 
 One list per row, one text per question. A row that could not be asked has null for its outputs and its reason in
-`faults`, by row id; the others go on. Answers are greedy; the answer to the first question stays in the context of the
-second as the model gave it.
+`faults`, by row id; the others go on. Answers are greedy, unless the benchmark wants a row drawn (MT-Bench: by
+category); the answer to the first question stays in the context of the second as the model gave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.benchmarks.choice import choice_output
 from align.benchmarks.corruptions import VERSION, CorruptedImage
+from align.benchmarks.pictures import Picture
 from align.benchmarks.rows import Row
 from align.benchmarks.suite import Suite
 from align.evaluate.models import Contestant
@@ -51,9 +52,11 @@ def answer_batch(
     root: Path,
     workspace: Path,
     max_new_tokens: int,
+    seed: int = 0,
+    pictures: Mapping[str, Picture] | None = None,
 ) -> dict[str, Any]:
-    """The line to record for these rows."""
-    talk = _Talk(loaded, contestant, suite, root, workspace, max_new_tokens)
+    """The line to record for these rows, which all have one temperature. `pictures`: images that are made, by hash."""
+    talk = _Talk(loaded, contestant, suite, root, workspace, max_new_tokens, seed, pictures or {})
     talks: dict[str, list[Turn]] = {row.id: [suite.first_turn(row)] for row in rows}
     outputs: dict[str, list[str]] = {row.id: [] for row in rows}
     for i in range(max(len(row.questions) for row in rows)):
@@ -76,10 +79,19 @@ class _Talk:
     """One model, one suite, one batch; remembers which rows fell out."""
 
     def __init__(
-        self, loaded: LoadedModel, contestant: Contestant, suite: Suite, root: Path, workspace: Path, limit: int
+        self,
+        loaded: LoadedModel,
+        contestant: Contestant,
+        suite: Suite,
+        root: Path,
+        workspace: Path,
+        limit: int,
+        seed: int = 0,
+        pictures: Mapping[str, Picture] | None = None,
     ) -> None:
         self.loaded, self.contestant, self.suite = loaded, contestant, suite
         self.root, self.workspace, self.limit = root, workspace, limit
+        self.seed, self.pictures = seed, pictures or {}
         self.faults: dict[str, dict[str, str]] = {}
         self.halved = False
 
@@ -94,7 +106,8 @@ class _Talk:
             options = [row.questions[0].options for row, _ in asks]
             found = score(self.loaded, [ask for _, ask in asks], options)
             return {row.id: choice_output(o, f) for (row, _), o, f in zip(asks, options, found, strict=True)}
-        generated = generate(self.loaded, [a for _, a in asks], decoding=Decoding(max_new_tokens=self.limit))
+        how = Decoding(temperature=rows[0].temperature, max_new_tokens=self.limit)
+        generated = generate(self.loaded, [a for _, a in asks], decoding=how, seed=self.seed)
         self.halved = self.halved or generated.halved
         return {row.id: draws[0].text for (row, _), draws in zip(asks, generated.draws, strict=True)}
 
@@ -108,7 +121,8 @@ class _Talk:
         image = self.suite.image(row) if any(turn.images for turn in talk) else None
         try:
             seen = (self._seen(image),) if image else ()
-            ask = Ask(key=row.id, turns=(*before, last), images=seen)
+            # Draws are seeded by row and turn: the same with a picture before the question as without one.
+            ask = Ask(key=f"{row.id}/{len(before)}" if before else row.id, turns=(*before, last), images=seen)
             length = len(self.loaded.encoder.prompt(ask.turns, ask.images).ids)
         except UserError as error:
             self._fault(row, Reason.INVALID_INPUT, str(error))
@@ -131,6 +145,8 @@ class _Talk:
 
     def _seen(self, image: Image) -> Path | CorruptedImage:
         """Where the pixels are; for the blank control a grey image of the same size, written once."""
+        if image.sha256 in self.pictures:
+            return self.pictures[image.sha256].file(self.workspace / "pictures")
         path = self.root / image.path
         if self.suite.corruption:
             return CorruptedImage(path, image.sha256, self.suite.corruption)

@@ -5,25 +5,26 @@ are graded once. An answer whose grade cannot be had is `judge_failed`, never a 
 the judge: it has the lowest grade by definition (left out, it would raise the mean of a model that says nothing). The
 number is helpfulness + correctness + coherence, 0 to 12, as in the pairs; for a dialogue, the mean over its turns.
 
-The judge's answers are kept one by one in a journal of their own, so that a killed batch buys none twice.
+The judge's answers are kept one by one in a journal of their own (`desk.py`), so that a killed batch buys none twice.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from align.benchmarks.rows import Row
 from align.benchmarks.scoring import EXACT_FORM
 from align.benchmarks.suite import mean
+from align.evaluate.desk import Desk
+from align.evaluate.judging import Judging, Judgings
 from align.evaluate.plan import Batch
 from align.settings import Annotate, Judge
-from annotate.backends.registry import make_annotator
-from annotate.journal import Journal
-from annotate.protocol import Priced
+from annotate.calls import Call
 from annotate.records import (
     IMAGE_PLACEHOLDER,
     Annotated,
@@ -78,10 +79,14 @@ def turn_prompts(batch: Batch, row: Row, outputs: Sequence[str]) -> Iterator[tup
 
 
 class JudgeWork:
-    """Grades batches of answers through `annotate.run`."""
+    """All that is judged: open answers by the rubric (this file), judged suites by their own rules (`judging.py`)."""
 
-    def __init__(self, judge: Judge, root: Path) -> None:
-        self.judge, self.root = judge, root
+    def __init__(self, judge: Judge, root: Path, judgings: Judgings | None = None) -> None:
+        self.judge, self.root, self.judgings = judge, root, judgings
+
+    @cached_property
+    def desk(self) -> Desk:
+        return Desk(self.judge, self._read)
 
     def _annotation(self, batch: Batch, line: Line) -> AnnotateWork:
         """The batch's answers as prompts and completions; the same answer to the same prompt stands once."""
@@ -103,6 +108,8 @@ class JudgeWork:
             rubric=RUBRIC,
             mode="pointwise",
             options=self.judge.options,
+            temperature=self.judge.temperature,
+            max_output_tokens=self.judge.max_output_tokens,
         )
         return AnnotateWork(
             prompts=list(prompts.values()),
@@ -110,23 +117,41 @@ class JudgeWork:
             settings=settings,
             seed=0,
             read_image=self._read,
+            annotator=self.desk.annotator,
         )
 
     def _read(self, image: Image) -> bytes:
         return (self.root / image.path).read_bytes()
 
-    def execute(self, graded: Sequence[tuple[Unit, Line]], done: Done, workspace: Path, progress: Progress) -> None:
-        """Each grading with the recorded answers it is of."""
-        folder = workspace / "judge"
-        folder.mkdir(parents=True, exist_ok=True)
-        with Journal(folder / "journal.jsonl") as journal:
-            for unit, answers in graded:
-                work = self._annotation(unit.payload.answers.payload, answers)
-                missing = [u for u in work.units if journal.lines.get(u.key, {}).get("outcome") != "ok"]
-                work.execute(missing, journal.append, folder, progress)
-                replies = {asked.key: journal.lines[asked.key] for asked in work.units}
-                outcomes = [reply["outcome"] for reply in replies.values() if reply["outcome"] != "ok"]
-                done(unit.key, {"replies": replies, "outcome": outcomes[0] if outcomes else "ok"})
+    def _calls(self, unit: Unit, answers: Line) -> dict[str, tuple[str, Call]]:
+        """What one unit is made of: its line's name for a reply -> the key and the call."""
+        batch = unit.payload.answers.payload
+        if isinstance(unit.payload, Grading):
+            return {asked.key: (asked.key, asked.payload) for asked in self._annotation(batch, answers).units}
+        assert self.judgings is not None
+        lane = self.desk.lanes[0]
+        calls = self.judgings.calls(batch, answers, self.desk.annotator.model, lane.traits.decides)
+        return {label: (call.request().sha256, call) for label, call in calls.items()}
+
+    def execute(
+        self,
+        graded: Sequence[tuple[Unit, Line]],
+        done: Done,
+        workspace: Path,
+        progress: Progress,
+        *,
+        again: Collection[str] = (),
+    ) -> None:
+        """Each unit with the recorded answers it is of; units in `again` ask anew for what failed."""
+        named = {unit.key: self._calls(unit, answers) for unit, answers in graded}
+
+        def settled(unit: str, lines: Mapping[str, Line]) -> None:
+            replies = {label: lines[key] for label, (key, _) in named[unit].items()}
+            outcomes = [reply["outcome"] for reply in replies.values() if reply["outcome"] != "ok"]
+            done(unit, {"replies": replies, "outcome": outcomes[0] if outcomes else "ok"})
+
+        wanted = {unit: dict(calls.values()) for unit, calls in named.items()}
+        self.desk.settle(wanted, settled, workspace, progress, again=again)
 
     def items(self, gradings: Sequence[Unit], lines: Mapping[str, Line]) -> list[Item]:
         """One Item per question and model, in suite `<suite>:judge`."""
@@ -154,23 +179,51 @@ class JudgeWork:
                 yield _item(batch, row, outputs, found, work)
 
     def estimate(self, pending: Sequence[Unit]) -> Estimate:
-        """By rule of thumb, since the answers are not known yet: 1500 tokens there and 350 back per turn."""
-        annotator = make_annotator(self.judge.backend, self.judge.model, self.judge.options)
-        calls = sum(len(row.questions) for u in pending for row in u.payload.answers.payload.rows)
+        """The answers are not known yet: by rule of thumb.
+
+        Of a turn that the rubric grades, 1500 tokens there and 350 back; of a judged suite, the requests with answers
+        of 300 words.
+        """
+        annotator = self.desk.annotator
+        rubric = [unit for unit in pending if isinstance(unit.payload, Grading)]
+        calls = sum(len(row.questions) for u in rubric for row in u.payload.answers.payload.rows)
         usage = {"input_tokens": 1500 * calls, "output_tokens": 350 * calls}
-        price = annotator.cost_usd(usage) if isinstance(annotator, Priced) else None
-        return Estimate(
-            calls=calls,
-            input_tokens=usage["input_tokens"],
-            output_tokens=usage["output_tokens"],
-            usd=price if annotator.paid else 0.0,
+        price = self.desk.cost_of(annotator, usage)
+        suites = self._estimate_suites([unit for unit in pending if isinstance(unit.payload, Judging)])
+        if suites is not None and not calls:
+            return suites
+        before = suites or Estimate()
+        return replace(
+            before,
+            calls=calls + before.calls,
+            input_tokens=usage["input_tokens"] + before.input_tokens,
+            output_tokens=usage["output_tokens"] + before.output_tokens,
+            usd=None if price is None or before.usd is None else price + before.usd,
+            usd_batch=None,
             paid=annotator.paid,
         )
+
+    def _estimate_suites(self, pending: Sequence[Unit]) -> Estimate | None:
+        if not pending or self.judgings is None:
+            return None
+        decides = self.desk.lanes[0].traits.decides
+        made = [
+            call
+            for unit in pending
+            for call in self.judgings.stand_ins(
+                unit.payload.answers.payload, self.desk.annotator.model, decides
+            ).values()
+        ]
+        return self.desk.estimate([Unit(str(i), call) for i, call in enumerate(made)])
 
     @staticmethod
     def cost(gradings: Sequence[Unit], lines: Mapping[str, Line]) -> float:
         """Dollars paid; the same reply for two models was paid once."""
-        paid = {key: line["cost_usd"] or 0.0 for u in gradings for key, line in lines[u.key]["replies"].items()}
+        paid = {}
+        for unit in gradings:
+            for label, line in lines[unit.key]["replies"].items():
+                asked = line["replies"][0]["request_sha256"] if line["replies"] else f"{unit.key}/{label}"
+                paid[asked] = line["cost_usd"] or 0.0
         return sum(paid.values())
 
 

@@ -38,8 +38,13 @@ def suite_metrics(
 ) -> Iterator[Metric]:
     """All measures of one model on one suite, and the judge's score where there is one."""
     scored = outcomes(exam, items)
-    for measure in exam.suite.measures:
-        yield _metric(measure, model, exam.suite.name, scored, seed)
+    judged, by = exam.suite.judged if judge else None, ""
+    measures = exam.suite.measures
+    if judge and judged:
+        by = judge_name(judge)
+        measures += (judged.spread(judge.repeats, exam.suite.headline),) if judge.repeats > 1 else ()
+    for measure in measures:
+        yield _metric(measure, model, exam.suite.name, scored, seed, by)
     if judge and graded:
         grades = outcomes(exam, graded, pooled=False)
         yield _metric(RUBRIC_MEASURE, model, exam.suite.name, grades, seed, judge_name(judge))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from align.benchmarks.pictures import Picture, with_pictures
+from align.benchmarks.published import Source
 from align.benchmarks.rows import Row, load_rows
 from align.benchmarks.suite import Suite
 from align.benchmarks.suites import find_suites
 from align.evaluate.answers import input_sha256
 from align.evaluate.models import Contestant
 from align.formats.images import check_images
+from align.formats.store import ImageStore
 from align.models.template import render_prompt
 from align.settings import Evaluate, Prompts
 from annotate.errors import UserError
@@ -25,6 +28,10 @@ class Exam:
 
     suite: Suite
     rows: tuple[Row, ...]
+    root: Path | None = None
+    """Where its images lie, if not below the recipe's `prompts.image_root`."""
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    """Irrelevant images that are made, by their hash."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Batch:
     contestant: Contestant
     suite: Suite
     rows: tuple[Row, ...]
+    root: Path | None = None
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Probe:
     batch: Batch
 
 
-def load_exams(settings: Evaluate, prompts: Prompts) -> tuple[Exam, ...]:
+def load_exams(settings: Evaluate, prompts: Prompts, seed: int = 0) -> tuple[Exam, ...]:
     """All benchmark files, checked whole: rows, what each suite needs of them, images. All faults at once."""
     suites = find_suites(settings.suites)
     if not suites and settings.text is None:
@@ -51,22 +60,45 @@ def load_exams(settings: Evaluate, prompts: Prompts) -> tuple[Exam, ...]:
     exams: list[Exam] = []
     looked_at: set[tuple[str, str]] = set()
     faults: list[str] = []
-    root = Path(prompts.image_root)
     for suite in suites:
-        file = Path(settings.folder) / f"{suite.file}.jsonl"
+        given = settings.files.get(suite.file, {})
+        file = Path(given.get("questions") or Path(settings.folder) / f"{suite.file}.jsonl")
+        root = Path(given["images"]) if "images" in given else None
+        pictures: Mapping[str, Picture] = {}
         try:
-            rows = load_rows(file, suite=suite.name, limit=settings.limit)
+            rows = _rows(suite, given, file, root or Path(prompts.image_root), settings.limit)
+            if suite.noise:
+                rows, pictures = with_pictures(rows, suite.noise, seed=seed, photos=given.get("photos", ""))
         except UserError as error:
             faults += error.faults
             continue
         faults += [f"{file}: item {row.id}: {fault}" for row in rows if (fault := suite.fault(row))]
-        if (suite.file, suite.images) not in looked_at:  # corrupted ones begin with the same files
-            faults += _image_faults(suite, rows, file, root, prompts.max_image_pixels)
+        if not pictures and (suite.file, suite.images) not in looked_at:  # corrupted ones begin with the same files
+            faults += _image_faults(suite, rows, file, root or Path(prompts.image_root), prompts.max_image_pixels)
             looked_at.add((suite.file, suite.images))
-        exams.append(Exam(suite, rows))
+        exams.append(Exam(suite, rows, root, pictures))
     if faults:
         raise UserError(*dict.fromkeys(faults))
-    return tuple(Exam(exam.suite.asking(exam.rows), exam.rows) for exam in exams)
+    return tuple(replace(exam, suite=exam.suite.asking(exam.rows)) for exam in exams)
+
+
+def _rows(suite: Suite, given: Mapping[str, str], file: Path, root: Path, limit: int | None) -> tuple[Row, ...]:
+    """Out of the benchmark's own files where the recipe names them, else out of `<folder>/<file>.jsonl`."""
+    if not given:
+        return load_rows(file, suite=suite.name, limit=limit)
+    key = f"evaluate.files.{suite.file}"
+    if suite.read is None:
+        raise UserError(f"{key}: {suite.name} is read from <folder>/{suite.file}.jsonl alone; take the key out")
+    faults = [f"{key}.{role}: missing" for role, needed in suite.roles.items() if needed and role not in given]
+    for role, path in given.items() if suite.roles else ():
+        if role not in suite.roles:
+            faults.append(f"{key}.{role}: unknown; known: {', '.join(suite.roles)}")
+        elif not Path(path).exists():
+            faults.append(f"{key}.{role}: {path}: no such file or folder")
+    if faults:
+        raise UserError(*faults)
+    images = ImageStore(root=root, root_name=f"{key}.images")
+    return tuple(suite.read(Source(files=given, images=images)))[:limit]
 
 
 def _image_faults(suite: Suite, rows: Sequence[Row], file: Path, root: Path, max_pixels: int) -> Iterator[str]:
@@ -80,50 +112,64 @@ def _image_faults(suite: Suite, rows: Sequence[Row], file: Path, root: Path, max
             yield f"{file}: item {row_id}: image {image.path!r} has other bytes than its record says; was it edited?"
 
 
-def plan_units(
-    contestants: Sequence[Contestant], exams: Sequence[Exam], *, batch_size: int, max_new_tokens: int
-) -> list[Unit]:
+def limit_of(suite: Suite, settings: Evaluate) -> int:
+    """Tokens of an answer at most."""
+    return settings.judge.answer_tokens if suite.judged and settings.judge else settings.max_new_tokens
+
+
+def plan_units(contestants: Sequence[Contestant], exams: Sequence[Exam], settings: Evaluate, seed: int) -> list[Unit]:
     """One unit per batch; its key hashes all that decides the answers, and nothing of what is right."""
     units = []
     for contestant in contestants:
         for exam in exams:
             if contestant.takes(exam.suite):
-                for rows in batches(exam, batch_size):
-                    batch = Batch(contestant, exam.suite, rows)
-                    units.append(Unit(batch_key(batch, max_new_tokens), batch, len(rows)))
+                for rows in batches(exam, settings.batch_size):
+                    batch = Batch(contestant, exam.suite, rows, exam.root, exam.pictures)
+                    units.append(Unit(batch_key(batch, limit_of(exam.suite, settings), seed), batch, len(rows)))
     return units
 
 
-def plan_probes(answers: Sequence[Unit], max_new_tokens: int, n: int = 3) -> list[Unit]:
+def plan_probes(answers: Sequence[Unit], settings: Evaluate, seed: int, n: int = 3) -> list[Unit]:
     """The first rows of each suite in which the model that is to be aligned writes answers."""
     first: dict[str, Batch] = {}
     for unit in answers:
         if unit.payload.contestant.name == "vlm" and not unit.payload.suite.chooses:
             first.setdefault(unit.payload.suite.name, unit.payload)
-    probes = [Batch(b.contestant, b.suite, b.rows[:n]) for b in first.values()]
-    return [Unit(sha256_of(["one by one", batch_key(b, max_new_tokens)]), Probe(b), len(b.rows)) for b in probes]
+    probes = [replace(b, rows=b.rows[:n]) for b in first.values()]
+    keys = [batch_key(b, limit_of(b.suite, settings), seed) for b in probes]
+    return [Unit(sha256_of(["one by one", key]), Probe(b), len(b.rows)) for key, b in zip(keys, probes, strict=True)]
 
 
 def batches(exam: Exam, size: int) -> list[tuple[Row, ...]]:
-    """Rows of like length together, so that little is padded; equal lengths keep the order of the file."""
+    """Rows of like length together, so that little is padded; equal lengths keep the order of the file.
+
+    Rows that are answered at different temperatures never share a batch.
+    """
     ordered = sorted(exam.rows, key=lambda row: len(render_prompt([exam.suite.first_turn(row)])))
-    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+    found: list[tuple[Row, ...]] = []
+    for temperature in sorted({row.temperature for row in ordered}):
+        alike = [row for row in ordered if row.temperature == temperature]
+        found += [tuple(alike[i : i + size]) for i in range(0, len(alike), size)]
+    return found
 
 
-def batch_key(batch: Batch, max_new_tokens: int) -> str:
+def batch_key(batch: Batch, max_new_tokens: int, seed: int = 0) -> str:
     """Answers are reused exactly where model, questions, circumstances and batch mates are the same."""
     contestant = batch.contestant
     return sha256_of(
         {
             "model": contestant.sha256,
             "suite": batch.suite.name,
-            "decoding": decoding(batch.suite, max_new_tokens),
+            "decoding": decoding(batch.suite, max_new_tokens, batch.rows[0].temperature, seed),
             "inputs": [input_sha256(batch.suite, row, contestant.conditioning) for row in batch.rows],
             "ids": [row.id for row in batch.rows],
         }
     )
 
 
-def decoding(suite: Suite, max_new_tokens: int) -> dict[str, object]:
-    """How answers are made; goes into every Item."""
-    return {"method": "likelihood"} if suite.chooses else {"temperature": 0.0, "max_new_tokens": max_new_tokens}
+def decoding(suite: Suite, max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> dict[str, object]:
+    """How answers are made; goes into every Item. The seed is of draws, so greedy answers have none."""
+    if suite.chooses:
+        return {"method": "likelihood"}
+    made: dict[str, object] = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    return made | ({"seed": seed} if temperature else {})

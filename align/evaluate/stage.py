@@ -25,13 +25,13 @@ from align.benchmarks.rows import Row
 from align.context import Context
 from align.evaluate.answers import answer_batch, input_sha256
 from align.evaluate.judge import Grading, JudgeWork, plan_gradings
+from align.evaluate.judging import Judging, Judgings
 from align.evaluate.metrics import change_metric, suite_metrics
 from align.evaluate.models import Contestant, contestants
-from align.evaluate.plan import Batch, Exam, Probe, decoding, load_exams, plan_probes, plan_units
+from align.evaluate.plan import Batch, Exam, Probe, decoding, limit_of, load_exams, plan_probes, plan_units
 from align.evaluate.text import TextBatch, TextWork
 from align.evaluate.verdicts import summary
 from align.settings import Evaluate, Prompts
-from annotate.jsonl import write_text
 from annotate.records import Failure, Item, Metric, Reason
 from annotate.stage import Compiled, Done, Estimate, Line, Progress, Unit
 
@@ -47,7 +47,7 @@ def work(context: Context) -> EvaluateWork:
     settings, prompts = recipe.evaluate or Evaluate(), recipe.prompts or Prompts()
     return EvaluateWork(
         settings=settings,
-        exams=load_exams(settings, prompts),
+        exams=load_exams(settings, prompts, recipe.seed),
         contestants=contestants(context),
         root=Path(prompts.image_root),
         seed=recipe.seed,
@@ -70,22 +70,32 @@ class EvaluateWork:
     ) -> None:
         self.settings, self.exams, self.contestants = settings, exams, contestants
         self.root, self.seed, self.annotator = root, seed, annotator
-        asked = plan_units(contestants, exams, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens)
-        self.answers: list[Unit] = asked
-        self.probes = plan_probes(asked, settings.max_new_tokens)
-        self.gradings = plan_gradings(asked, settings.judge) if settings.judge else []
+        self.answers: list[Unit] = plan_units(contestants, exams, settings, seed)
+        self.probes = plan_probes(self.answers, settings, seed)
+        judge = settings.judge
+        self.judgings = Judgings(settings, judge, seed) if judge else None
+        self.judging = JudgeWork(judge, root, self.judgings) if judge else None
+        self.gradings = plan_gradings(self.answers, judge) if judge else []
+        self.judged = self.judgings.plan(self.answers) if self.judgings else []
         self.text = TextWork(settings.text, contestants, seed)
         self.columns = [*exams, *self.text.exams]
+        self._lines: dict[str, Line] = {}
+        """What is known of answers: from earlier runs, and from this one."""
 
     @property
     def units(self) -> Sequence[Unit]:
-        return [*self.answers, *self.probes, *self.text.units, *self.gradings]
+        return [*self.answers, *self.probes, *self.text.units, *self.gradings, *self.judged]
+
+    @property
+    def paid(self) -> bool:
+        """Whether some unit costs money."""
+        return self.judging is not None and self.judging.desk.paid
 
     # ---------------------------------------------------------------------------------------------------- execute
 
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         loaded: _Loaded | None = None
-        asked = [unit for unit in pending if not isinstance(unit.payload, Grading)]
+        asked = [unit for unit in pending if not isinstance(unit.payload, Grading | Judging)]
         for unit in sorted(asked, key=lambda unit: self.contestants.index(_asked(unit))):  # each model loaded once
             loaded = self._loaded(_asked(unit), loaded)
             if isinstance(unit.payload, TextBatch):
@@ -94,19 +104,20 @@ class EvaluateWork:
                 done(unit.key, self._ask_one_by_one(unit.payload.batch, loaded[1], workspace))
             else:
                 done(unit.key, self._answer(unit, loaded[1], workspace))
-        judged = [unit for unit in pending if isinstance(unit.payload, Grading)]
-        if judged and self.settings.judge:
-            for unit in judged:
-                answers = unit.payload.answers
-                if not _kept(workspace, answers).is_file():  # the folder was tidied away: answer again
-                    loaded = self._loaded(answers.payload.contestant, loaded)
-                    self._answer(answers, loaded[1], workspace)
-            JudgeWork(self.settings.judge, self.root).execute(
-                [(unit, json.loads(_kept(workspace, unit.payload.answers).read_text("utf-8"))) for unit in judged],
-                done,
-                workspace,
-                progress,
-            )
+        judged = [unit for unit in pending if isinstance(unit.payload, Grading | Judging)]
+        for unit in judged:
+            answers = unit.payload.answers
+            if answers.key not in self._lines:
+                loaded = self._loaded(answers.payload.contestant, loaded)
+                self._answer(answers, loaded[1], workspace)
+        if judged and self.judging:
+            graded = [(unit, self._lines[unit.payload.answers.key]) for unit in judged]
+            again = {unit.key for unit in judged if unit.key in self._lines}
+            self.judging.execute(graded, done, workspace, progress, again=again)
+
+    def recall(self, lines: Mapping[str, Line]) -> None:
+        """What the journal holds already: the judge is shown the answers that were recorded, not others like them."""
+        self._lines |= lines
 
     def _loaded(self, contestant: Contestant, last: _Loaded | None) -> _Loaded:
         """The model of this contestant; one at a time in memory. Adapters of one model share its encoded prompts."""
@@ -123,9 +134,11 @@ class EvaluateWork:
             batch.contestant,
             batch.suite,
             rows,
-            root=self.root,
+            root=batch.root or self.root,
             workspace=workspace,
-            max_new_tokens=self.settings.max_new_tokens,
+            max_new_tokens=limit_of(batch.suite, self.settings),
+            seed=self.seed,
+            pictures=batch.pictures,
         )
 
     def _ask_one_by_one(self, batch: Batch, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
@@ -133,9 +146,7 @@ class EvaluateWork:
 
     def _answer(self, unit: Unit, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
         line = self._ask(unit.payload, unit.payload.rows, loaded, workspace)
-        if self.settings.judge:
-            _kept(workspace, unit).parent.mkdir(parents=True, exist_ok=True)
-            write_text(_kept(workspace, unit), json.dumps(line, ensure_ascii=False))
+        self._lines[unit.key] = line
         return line
 
     # ---------------------------------------------------------------------------------------------------- compile
@@ -144,37 +155,49 @@ class EvaluateWork:
         items: list[Item] = []
         failures: list[Failure] = []
         halved = 0
+        judgings, judging = self.judgings, self.judging
+        judged = judgings.items(self.judged, lines) if judgings else []
+        by_row = {(item.model, item.suite, item.id): item for item in judged}
         for contestant in self.contestants:
             for exam in self.exams:
                 asked = (contestant, exam.suite)
                 units = [u for u in self.answers if (u.payload.contestant, u.payload.suite) == asked]
-                found = {item.id: item for u in units for item in self._items(u.payload, lines[u.key])}
-                items += [found[row.id] for row in exam.rows if row.id in found]
+                found = by_row | {
+                    (item.model, item.suite, item.id): item
+                    for u in units
+                    for item in self._items(u.payload, lines[u.key])
+                }
+                keys = [(contestant.name, exam.suite.name, row.id) for row in exam.rows]
+                items += [found[key] for key in keys if key in found]
                 failures += [f for u in units for f in _failures(u.payload, lines[u.key])]
                 halved += sum(bool(lines[u.key]["halved"]) for u in units)
-        judge = self.settings.judge
-        graded = JudgeWork(judge, self.root).items(self.gradings, lines) if judge else []
+        graded = judging.items(self.gradings, lines) if judging else []
         items += self.text.items(lines, workspace)
         failures += self.text.failures(STAGE, lines)
         metrics = [*self._metrics(items, graded), *self._changes(items)]
+        verdicts = summary(
+            items,
+            exams=self.columns,
+            contestants=self.contestants,
+            margin=self.settings.margin,
+            seed=self.seed,
+            judge=self.settings.judge,
+            annotator=self.annotator,
+            halved=halved,
+            moved=self._moved(lines),
+            more=[
+                *(judgings.told(self.exams, self.judged, lines) if judgings else ()),
+                *self.text.warnings(lines),
+            ],
+        )
         return Compiled(
             files={
                 "items.jsonl": [*items, *graded],
                 "metrics.jsonl": metrics,
                 "failures.jsonl": failures,
                 "questions.json": places_json({e.suite.name: e.rows for e in self.columns}),
-                "verdicts.json": summary(
-                    items,
-                    exams=self.columns,
-                    contestants=self.contestants,
-                    margin=self.settings.margin,
-                    seed=self.seed,
-                    judge=judge,
-                    annotator=self.annotator,
-                    halved=halved,
-                    moved=self._moved(lines),
-                    more=self.text.warnings(lines),
-                ),
+                "verdicts.json": verdicts,
+                **(judgings.files(self.exams, self.judged, lines) if judgings else {}),
             },
             units=len(items) + len(failures),
             outputs=len(items),
@@ -183,11 +206,12 @@ class EvaluateWork:
                 "questions asked": len(items) + len(failures),
                 "answered": len(items),
                 "unparsed": sum(item.state == "unparsed" for item in items),
-                **({"graded by the judge": len(graded)} if judge else {}),
-                **({"judge failed": sum(i.state == "judge_failed" for i in graded)} if judge else {}),
+                **({"graded by the judge": len(graded) + len(judged)} if judging else {}),
+                **({"judge failed": sum(i.state == "judge_failed" for i in (*graded, *judged))} if judging else {}),
                 **({"batches halved for memory (byte-identity void)": halved} if halved else {}),
             },
-            cost_usd=JudgeWork.cost(self.gradings, lines),
+            cost_usd=JudgeWork.cost([*self.gradings, *self.judged], lines),
+            told="\n".join(_noise_told(verdicts["noise"])),
         )
 
     def _moved(self, lines: Mapping[str, Line]) -> list[int]:
@@ -206,7 +230,7 @@ class EvaluateWork:
 
     def _items(self, batch: Batch, line: Line) -> Iterator[Item]:
         for row, outputs in zip(batch.rows, line["outputs"], strict=True):
-            if outputs is None:
+            if outputs is None or batch.suite.score is None:
                 continue
             score = batch.suite.score(row, outputs)
             yield Item(
@@ -214,7 +238,7 @@ class EvaluateWork:
                 suite=batch.suite.name,
                 model=batch.contestant.name,
                 model_sha256=batch.contestant.sha256,
-                decoding=decoding(batch.suite, self.settings.max_new_tokens),
+                decoding=decoding(batch.suite, self.settings.max_new_tokens, row.temperature, self.seed),
                 input_sha256=input_sha256(batch.suite, row, batch.contestant.conditioning),
                 output=outputs[0] if len(outputs) == 1 else json.dumps(outputs, ensure_ascii=False),
                 parser=batch.suite.parser,
@@ -244,13 +268,14 @@ class EvaluateWork:
                     yield from suite_metrics(exam, contestant.name, mine, notes, self.seed, self.settings.judge)
 
     def estimate(self, pending: Sequence[Unit]) -> Estimate:
-        answers = sum(unit.records for unit in pending if isinstance(unit.payload, Batch))
-        judged = [unit for unit in pending if isinstance(unit.payload, Grading)]
-        judging = JudgeWork(self.settings.judge, self.root).estimate(judged) if self.settings.judge else Estimate()
+        here = [unit for unit in pending if isinstance(unit.payload, Batch)]
+        judged = [unit for unit in pending if isinstance(unit.payload, Grading | Judging)]
+        judging = self.judging.estimate(judged) if self.judging else Estimate()
         return replace(
             judging,
             cached=sum(unit.records for unit in self.units) - sum(unit.records for unit in pending),
-            output_tokens=judging.output_tokens + answers * self.settings.max_new_tokens,
+            output_tokens=judging.output_tokens
+            + sum(unit.records * limit_of(unit.payload.suite, self.settings) for unit in here),
         )
 
 
@@ -260,14 +285,16 @@ def _asked(unit: Unit) -> Contestant:
     return found
 
 
+def _noise_told(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        found = row["minus_clean"]
+        between = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+        yield f"{row['suite']} minus {row['clean']}, {row['model']}: {found['mean']:+.3f}{between}, n {found['n']}"
+
+
 def _failures(batch: Batch, line: Line) -> Iterator[Failure]:
     for row in batch.rows:
         if row.id in line["faults"]:
             fault = line["faults"][row.id]
             where = f"{batch.contestant.name}/{batch.suite.name}/{row.id}"
             yield Failure(stage=STAGE, record_id=where, reason=Reason(fault["reason"]), detail=fault["detail"])
-
-
-def _kept(workspace: Path, unit: Unit) -> Path:
-    """Where the answers of a unit wait for the judge."""
-    return workspace / "answers" / f"{unit.key}.json"

@@ -45,7 +45,7 @@ def summary(
     moved: Sequence[int] = (0, 0),
     more: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The content of verdicts.json."""
+    """The content of verdicts.json. `more`: further things to know of it."""
     values = headlines(items, exams)
     clusters = {e.suite.name: _clusters(e) for e in exams}
     scale = {e.suite.name: e.suite.scale for e in exams}
@@ -81,6 +81,7 @@ def summary(
         "regression": [_regression(v) for v in found],
         "comparisons": [row for v in found for row in _repairs(v)] + beside,
         "tax": tax(beside, scale),
+        "noise": noise(values, exams, clusters, seed),
         "controls": controls(items, exams),
         "warnings": [*warnings(items, judge=judge, annotator=annotator, halved=halved, moved=moved), *more],
     }
@@ -168,6 +169,26 @@ def _side_effects(
         ]
     order = {suite: i for i, suite in enumerate(values)}
     return sorted(rows, key=lambda row: order[row["suite"]])
+
+
+def noise(
+    values: Values, exams: Sequence[Exam], clusters: Mapping[str, Mapping[str, str]], seed: int
+) -> list[dict[str, Any]]:
+    """What an irrelevant picture before the same questions does to each model: with it minus without it, paired."""
+    rows: list[dict[str, Any]] = []
+    for exam in exams:
+        suite = exam.suite
+        clean = [e.suite.name for e in exams if e.suite.images == "none" and e.suite.file == suite.file]
+        if suite.images != "noise" or not clean:
+            continue
+        for model, scores in values[suite.name].items():
+            without = values[clean[0]].get(model, {})
+            if scores.keys() & without.keys():
+                found = paired_difference(scores, without, clusters[suite.name], seed=seed)
+                rows.append(
+                    {"suite": suite.name, "clean": clean[0], "model": model, "minus_clean": difference_json(found)}
+                )
+    return rows
 
 
 def side_effect(difference: Difference, margin: float) -> str:

@@ -13,7 +13,7 @@
 `handle.py`     starts the process and talks to it. Needs no library.
 """
 
-from loopback.answers import expected_answer, expected_preference, expected_scores, sha256_of
+from loopback.answers import expected_answer, expected_grade, expected_preference, expected_scores, sha256_of
 from loopback.behaviour import KINDS, Config, fault_of, latency_of
 from loopback.handle import Service, serve
 
@@ -22,6 +22,7 @@ __all__ = [
     "Config",
     "Service",
     "expected_answer",
+    "expected_grade",
     "expected_preference",
     "expected_scores",
     "fault_of",

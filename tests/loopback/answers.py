@@ -94,6 +94,11 @@ def expected_answer(text: str, images: Sequence[str]) -> str:
     return f"The answer is {_digest(text, images)[:12]}, as far as {len(images)} image(s) show."
 
 
+def expected_grade(text: str) -> int:
+    """The rating, 1 to 10, in the reply to a judge's free-form request with this text (without the system's)."""
+    return 1 + int(_digest("grade", text), 16) % 10
+
+
 def sha256_of(data: bytes) -> str:
     """By which images are known here."""
     return hashlib.sha256(data).hexdigest()
@@ -164,6 +169,8 @@ def _tokens(text: str) -> int:
 
 def _text_of(received: Received, kind: str) -> str:
     completions = shown_completions(received.text)
+    if not completions and (said := _judged(received)):
+        return said if kind != "broken_json_text" else "I would rather not say."
     if not completions:
         answer = expected_answer(received.text, received.images)
         return json.dumps({"answer": answer}) if received.json_only and received.schema is not None else answer
@@ -186,6 +193,20 @@ def _text_of(received: Received, kind: str) -> str:
     if kind == "fenced":
         return f"{reasoning}\n\n```json\n{written}\n```\n"
     return written if received.json_only else f"{reasoning}\n\n{written}"
+
+
+def _judged(received: Received) -> str:
+    """What a judge says who was asked for a form of reply in words; empty where none was asked for."""
+    asked, grade = received.system + received.text, expected_grade(received.text)
+    if "[[C]]" in asked:
+        return f"I weighed both. [[{'ABC'[grade % 3]}]]"
+    if "Rating: [[" in asked:
+        return f"It could be better. Rating: [[{grade}]]"
+    if "Reply with the number" in asked:
+        return f"0.{grade - 1}"
+    if "holds two numbers" in asked:
+        return f"{1 + (grade + 4) % 10} {grade}\nThe first says less."
+    return ""
 
 
 def _entry(

@@ -20,6 +20,7 @@ from align.benchmarks.measures import Outcome, estimate
 from align.benchmarks.mt_bench_files import MT_BENCH_SCORER
 from align.benchmarks.mt_bench_questions import JUDGED, MT_BENCH, NOISY, read_mt_bench
 from align.benchmarks.pictures import with_pictures
+from align.benchmarks.published import Source
 from align.benchmarks.sheet import Files, take
 from align.digest import model_digest
 from align.evaluate.stage import EvaluateWork, work
@@ -58,7 +59,7 @@ def test_a_file_of_other_instructions_is_refused(tmp_path: Path, row: dict[str, 
 
 
 def test_temperatures_and_references_go_by_category(tmp_path: Path) -> None:
-    rows = read_mt_bench(mt_bench_files(tmp_path))
+    rows = read_mt_bench(Source(files=mt_bench_files(tmp_path)))
     assert {row.id: row.temperature for row in rows} == {"81": 0.7, "101": 0.0, "131": 0.0, "141": 0.1}
     writing, reasoning = rows[0], rows[1]
     said = ["The 4.", "No."]
@@ -81,11 +82,11 @@ def test_a_reasoning_question_without_its_reference_is_refused(tmp_path: Path) -
     given = {"questions": write_lines(tmp_path / "q.jsonl", QUESTIONS)}
     given["references"] = write_lines(tmp_path / "r.jsonl", [REFERENCE | {"question_id": 999}])
     with pytest.raises(UserError, match=r"q.jsonl:2: reasoning is graded beside reference answers, one a turn; .* 0"):
-        read_mt_bench(given)
+        read_mt_bench(Source(files=given))
 
 
 def test_repeats_give_a_mean_and_the_judges_own_spread(tmp_path: Path) -> None:
-    (row, *_) = read_mt_bench(mt_bench_files(tmp_path))
+    (row, *_) = read_mt_bench(Source(files=mt_bench_files(tmp_path)))
     worth = JUDGED.worth(row, ["a b c", "d"], {"turn_1": [8.0, 6.0], "turn_2": [4.0, None]}, "score")
     # turn 1: 7, turn 2: the one grade that could be had; the second repeat has no score of its own
     assert worth == {"score": 5.5, "turn_1": 7.0, "turn_2": 4.0, "n_words": 2.0, "score@1": 6.0}
@@ -102,7 +103,7 @@ def test_repeats_give_a_mean_and_the_judges_own_spread(tmp_path: Path) -> None:
 def test_a_picture_is_decided_by_seed_and_row(tmp_path: Path) -> None:
     from tiny_llava import save_image
 
-    rows = read_mt_bench(mt_bench_files(tmp_path))
+    rows = read_mt_bench(Source(files=mt_bench_files(tmp_path)))
     for i in range(3):
         save_image(tmp_path, f"photo{i}.png", seed=i, size=(20, 30))
     made = {
@@ -135,7 +136,7 @@ def test_the_pictures_features_really_enter_the_model(model: Path, tmp_path: Pat
     from align.sample.engine import Ask, score
 
     loaded = load_vlm(model)
-    (row, *_) = read_mt_bench(mt_bench_files(tmp_path))
+    (row, *_) = read_mt_bench(Source(files=mt_bench_files(tmp_path)))
     asks = []
     for kind, seed in (("blank", 0), ("gaussian", 0), ("gaussian", 0), ("gaussian", 1)):
         (shown, *_), pictures = with_pictures([row], kind, seed=seed)

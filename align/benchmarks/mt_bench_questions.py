@@ -12,6 +12,7 @@ its own; the second is graded with the whole dialogue in view. Answers and judgm
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
 from align.benchmarks.files import Line, once
 from align.benchmarks.judge_asks import (
     Answered,

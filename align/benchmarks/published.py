@@ -216,7 +216,7 @@ def scorer_of(suite: Suite, help: str, *, labels: bool = False) -> Scorer:
 
 def sheet_of(suite: Suite, files: Files) -> Sheet:
     """Every question that the suite reads from the files, with what was said to it."""
-    assert suite.read is not None
+    assert suite.read is not None and suite.score is not None
     roles = {"folder" if files.questions[0].is_dir() else "questions": str(files.questions[0])}
     if files.labels:
         roles["labels"] = str(files.labels[0])

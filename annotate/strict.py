@@ -169,10 +169,16 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def _read_record(cls: type, row: Mapping[str, Any], where: str) -> Any:
+@cache
+def _names(cls: type) -> tuple[frozenset[str], frozenset[str]]:
+    """All fields, and those that must be there."""
     fields = msgspec.structs.fields(cls)
-    unknown = sorted(set(row) - {f.name for f in fields})
-    missing = sorted({f.name for f in fields if f.required} - set(row))
+    return frozenset(f.name for f in fields), frozenset(f.name for f in fields if f.required)
+
+
+def _read_record(cls: type, row: Mapping[str, Any], where: str) -> Any:
+    known, required = _names(cls)
+    unknown, missing = sorted(row.keys() - known), sorted(required - row.keys())
     if unknown or missing:
         parts = [f"unknown field {n!r}" for n in unknown] + [f"missing field {n!r}" for n in missing]
         raise RecordError(f"{where}: {', '.join(parts)}")

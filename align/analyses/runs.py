@@ -20,7 +20,8 @@ from typing import Any
 from align.benchmarks.measures import Measure, Outcome, mean
 from align.benchmarks.places import Place, Places, read_places
 from align.benchmarks.rows import load_rows
-from align.benchmarks.suites import SUITES
+from align.benchmarks.suite import Suite
+from align.benchmarks.suites import suites_of
 from align.benchmarks.text_rows import measures_of
 from align.benchmarks.text_tasks import KNOWN
 from align.digest import file_sha256
@@ -87,12 +88,13 @@ class Run:
         return {name: found for name in self.headlines if (found := self._from_files(name))}
 
     def _from_files(self, name: str) -> dict[str, Place]:
-        if self.bench is None or name not in SUITES:
+        known = suite_of(name)
+        if self.bench is None or known is None:
             return {}
-        file = self.bench / f"{SUITES[name].file}.jsonl"
+        file = self.bench / f"{known.file}.jsonl"
         if not file.is_file() or file_sha256(file) != self.manifest.inputs.get(f"benchmark {file.name}"):
             return {}
-        return {row.id: Place(row.cluster, row.category, row.group) for row in load_rows(file, suite=name)}
+        return {row.id: Place(row.cluster, row.category, row.group) for row in load_rows(file, suite=known.clean)}
 
     def outcomes(self, suite: str, model: str, *, items: Sequence[Item] | None = None) -> Sequence[Outcome]:
         """The answers of one model as statistics see them; `items`: some of them only."""
@@ -101,13 +103,13 @@ class Run:
             Outcome(id=i.id, value=i.value, state=i.state, **places.get(i.id, Place())._asdict())
             for i in (self.answers.get((suite, model), ()) if items is None else items)
         ]
-        pool = SUITES[suite].pool if suite in SUITES and suite in self.places else None
-        return pool(found) if pool else found
+        known = suite_of(suite)
+        return known.pool(found) if known and known.pool and suite in self.places else found
 
     def measures(self, suite: str) -> tuple[Measure, ...]:
         """The headline first."""
-        headline = self.headlines[suite]
-        known = SUITES[suite].measures if suite in SUITES else self._text_measures(suite) or (mean(headline),)
+        headline, ours = self.headlines[suite], suite_of(suite)
+        known = ours.measures if ours else self._text_measures(suite) or (mean(headline),)
         return tuple(sorted(known, key=lambda measure: measure.name != headline))
 
     def _text_measures(self, suite: str) -> tuple[Measure, ...]:
@@ -119,7 +121,17 @@ class Run:
 
     def scale(self, suite: str) -> float:
         """What the headline can be at most."""
-        return SUITES[suite].scale if suite in SUITES else RUBRIC_SCALE if suite.endswith(JUDGED) else 1.0
+        known = suite_of(suite)
+        return known.scale if known else RUBRIC_SCALE if suite.endswith(JUDGED) else 1.0
+
+
+def suite_of(name: str) -> Suite | None:
+    """A suite by the name it has in a run; None for a judge's grades and the suites of lm-eval."""
+    try:
+        found = suites_of(name)
+    except UserError:
+        return None
+    return next((suite for suite in found if suite.name == name), None)
 
 
 def read_run(name: str, bench: Path | None = None) -> Run:

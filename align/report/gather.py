@@ -13,6 +13,7 @@ from typing import Any
 
 from align.context import Context
 from align.doctor import Collector, examine
+from align.report.contamination import contamination
 from annotate.jsonl import read_rows
 from annotate.records import Annotated, Failure, Item, Metric, PreferencePair
 
@@ -44,6 +45,8 @@ class Findings:
     """The calibration card of stage annotate, where it left one."""
     doctor: Mapping[str, Any] = field(default_factory=dict)
     """What is wrong with the annotated prompts and the pairs, where there are any."""
+    contamination: Mapping[str, Any] = field(default_factory=dict)
+    """What stands in the training sets and in the evaluation, by benchmark file."""
     logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     image_root: Path = Path()
     image_limit: int = 50_000_000
@@ -74,6 +77,7 @@ def gather(context: Context) -> Findings:
         failures=_failures(context),
         calibration=_calibration(context),
         doctor=_doctor(annotated, preferences, funnel, score=pairs.score if pairs else None, seed=recipe.seed),
+        contamination=contamination(context, annotated),
         logs={s: [row for _, row in read_rows(context.path(s, "log.jsonl"))] for s in TRAININGS if context.has(s)},
         image_root=Path(prompts.image_root) if prompts else Path(),
         image_limit=prompts.max_image_pixels if prompts else 50_000_000,

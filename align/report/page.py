@@ -14,6 +14,7 @@ from typing import Any
 
 from align.report.calibration import card_html
 from align.report.cards import make_cards
+from align.report.contamination import overlap_html
 from align.report.doctor import doctor_html
 from align.report.figures import (
     compared_histograms,
@@ -89,6 +90,7 @@ def render_page(findings: Findings, table: Table | None, *, cards: int) -> str:
         built=BUILT,
         what=WHAT,
         calibration=Markup(card_html(findings.calibration)) if findings.calibration else "",
+        contamination=Markup(overlap_html(findings.contamination)),
         doctor=Markup(doctor_html(findings.doctor)) if findings.doctor else "",
         cards=make_cards(findings, cards),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
@@ -174,6 +176,7 @@ def report_json(findings: Findings, table: Table | None) -> dict[str, Any]:
         "facts": dict(_facts(findings)),
         "calibration": dict(findings.calibration),
         "doctor": dict(findings.doctor),
+        "contamination": dict(findings.contamination),
         "training": {stage: _ends(rows) for stage, rows in findings.logs.items()},
     }
 

@@ -44,7 +44,9 @@ class ReportWork:
         head = (findings.title, findings.base)
         account = {step.label: step.count for step in funnel_steps(findings.funnel.get("total", {}))}
         shown = (
-            render_text(*head, findings.verdicts, table) if table else render_account(*head, account, findings.failures)
+            render_text(*head, findings.verdicts, table, findings.contamination)
+            if table
+            else render_account(*head, account, findings.failures)
         )
         return Compiled(
             files={

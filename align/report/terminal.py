@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from align.report.contamination import overlap_lines
 from align.report.table import Cell, Column, Table
 from align.report.words import BETTER, MODELS, SUITES, WORSE, mde_text, p_text, points, sentence, short, signed, taxes
 
@@ -23,13 +24,17 @@ BESIDE = {
 """What stands beside the headline, where a suite has it."""
 
 
-def render_text(title: str, base: str, verdicts: Mapping[str, Any], table: Table) -> str:
+def render_text(
+    title: str, base: str, verdicts: Mapping[str, Any], table: Table, overlap: Mapping[str, Any] | None = None
+) -> str:
     """table.txt."""
     out = [title, *([f"model: {base}"] if base else []), "", *_wrap(sentence(verdicts)), ""]
     out += _headline_rows(table)
     out += ["", *_beside_rows(table)]
     out += ["", *_legend(table, verdicts["margin"]), ""]
     out += _verdict_lines(verdicts)
+    if overlap:
+        out += ["", *(line for told in overlap_lines(overlap) for line in _wrap(told, "    "))]
     if verdicts["warnings"]:
         out += ["", *(line for w in verdicts["warnings"] for line in _wrap(f"! {w}", "  "))]
     broken = [c for c in verdicts["controls"] if c["ok"] is False]

@@ -21,7 +21,7 @@ from align.context import Context
 from align.digest import file_sha256
 from align.doctor.sets import Gallery, entry_of, load_set
 from align.overlap import Entry, Overlap
-from align.report.pieces import note, table, text
+from align.report.pieces import Cell, note, table, text
 from align.report.words import SUITES
 from annotate.errors import UserError
 from annotate.records import Annotated, Completion, Example, PreferencePair, Prompt
@@ -190,7 +190,7 @@ def overlap_html(found: Found) -> str:
     if not found:
         return ""
     head = ["", "questions", "asked again", "exact text", "n-grams", "same image", "near image"]
-    body = []
+    body: list[list[Cell]] = []
     for row in found["sets"]:
         names = ", ".join(SUITES.get(s, s) for s in row["suites"])
         if row.get("why"):

@@ -21,8 +21,10 @@ from align.evaluate.lm_eval_tasks import generated, mc2
 from align.evaluate.models import Contestant
 from align.evaluate.stage import EvaluateWork
 from align.evaluate.text import TextWork, asked_once
+from align.inputs import missing_packages
 from align.recipe import load_recipe
 from align.settings import Evaluate, Text
+from align.stages import STAGES
 from annotate.errors import UserError
 from annotate.records import Item, sha256_of
 
@@ -104,6 +106,17 @@ def test_a_recipe_with_unknown_tasks_or_impossible_shots_is_refused(tmp_path):
         error.value
     )
     assert "evaluate.text.shots: `ask: phrase` shows no examples" in str(error.value)
+
+
+def test_without_the_extra_or_the_hub_the_remedy_is_named(tmp_path, monkeypatch):
+    (tmp_path / "r.yaml").write_text("name: r\nmodel: m\nevaluate: {suites: none, text: {tasks: [boolq]}}\n")
+    recipe = load_recipe(tmp_path / "r.yaml", [])
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as if it were not there
+    assert missing_packages(recipe, [STAGES["evaluate"]]) == ["not installed: lm_eval; pip install 'mmalign[text]'"]
+    with pytest.raises(
+        UserError, match=r"aps/super_glue: cannot be had .*; with the files at hand set evaluate\.text\.f"
+    ):
+        load_text(recipe.evaluate.text)
 
 
 # ---------------------------------------------------------------------------------------------------------- the plan
@@ -198,7 +211,9 @@ def test_a_choice_is_put_in_words():
     assert len(said) == 10
     boolq = CHOICES["boolq"](ROWS["boolq"][1])
     assert instruction(boolq, "phrase", "0" * 8).endswith("Question: is the box blue?\nReply with yes or no.")
-    assert (boolq.options[boolq.right], CHOICES["hellaswag"](ROWS["hellaswag"][0]).right) == ("no", 0)
+    swag = CHOICES["hellaswag"](ROWS["hellaswag"][0])
+    assert (boolq.options[boolq.right], swag.options[swag.right]) == ("no", "rolls.")
+    assert swag.options[3] == "is. gone."  # WikiHow's marks are none of the text
 
 
 # --------------------------------------------------------------------------------------------------------- scorers
@@ -236,6 +251,17 @@ def test_squad_counts_words(text, answers, exact, f1):
     from align.evaluate.lm_eval_squad import exact_and_f1
 
     assert exact_and_f1(text, answers) == {"exact": exact, "f1": pytest.approx(f1)}
+
+
+@needs_lm_eval
+def test_squad_agrees_with_the_official_script():
+    """60 answers, their values by the script that lm-eval loads: see tests/tools/golden_squad.py."""
+    from align.evaluate.lm_eval_squad import exact_and_f1
+
+    golden = json.loads((Path(__file__).parent / "benchmark_golden" / "squad.json").read_text(encoding="utf-8"))
+    found = [exact_and_f1(row["text"], row["answers"]) for row in golden]
+    assert [value["exact"] for value in found] == [row["exact"] for row in golden]
+    assert [value["f1"] for value in found] == pytest.approx([row["f1"] for row in golden], abs=1e-15)
 
 
 # ------------------------------------------------------------------------------------------ the stage on a real model
@@ -382,6 +408,21 @@ def test_what_does_not_fit_is_told(world, tmp_path):
         f"boolq: 1 question(s) lost their beginning to fit into {model}, as lm-eval does it"
         for model in ("backbone", "vlm")
     ]
+
+
+@needs_lm_eval
+def test_a_question_that_leaves_no_room_for_an_answer_is_a_failure(world, tmp_path):
+    from align.evaluate.lm_eval_tasks import Harness
+    from align.models.load import load_vlm
+
+    loaded = load_vlm(world.vlm)
+    loaded.model.config.text_config.max_position_embeddings = 200  # lm-eval writes 256 tokens
+    (suite,) = load_text(Text(tasks=("gsm8k",), folder=str(world.data), shots=SHOTS))
+    line = Harness(tmp_path).ask(loaded, suite.parts[0], 0, 64, batch_size=8)
+    assert line["outputs"] == [None] * 3
+    assert {(f["reason"], f["detail"]) for f in line["faults"].values()} == {
+        ("too_long", "no room for 256 new tokens in the model's 200")
+    }
 
 
 @needs_lm_eval

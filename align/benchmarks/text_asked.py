@@ -22,6 +22,7 @@ from align.benchmarks.text_tasks import Row
 Way = Literal["templates", "phrase"]
 MAX_NEW_TOKENS = 20
 PARSER = "option-letter-or-text/1"
+_MARK = re.compile(r"\[[^\]]*\]")
 BEGUN = 'The best answer is "'
 LETTERS = "ABCDEFGHIJ"
 
@@ -51,10 +52,14 @@ def _openbook(row: Row) -> Choice:
 
 
 def _hellaswag(row: Row) -> Choice:
-    begun = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}".strip()
-    return Choice(
-        text=f"{begun}\nQuestion: How does this go on?", options=tuple(row["endings"]), right=int(row["label"])
-    )
+    begun = _unmarked(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
+    endings = tuple(map(_unmarked, row["endings"]))
+    return Choice(text=f"{begun}\nQuestion: How does this go on?", options=endings, right=int(row["label"]))
+
+
+def _unmarked(text: str) -> str:
+    """Without the marks that HellaSwag's texts from WikiHow have: `[title]`, `[step]`."""
+    return " ".join(_MARK.sub("", text.replace(" [title]", ".")).split())
 
 
 def _mmlu(row: Row) -> Choice:

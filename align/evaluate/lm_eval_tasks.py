@@ -160,7 +160,7 @@ def _in_words(loaded: LoadedModel, part: Part, document: Document) -> Any:
     text = instruction(CHOICES[part.task](document.row), part.ask, document.id).replace(IMAGE_PLACEHOLDER, "image")
     prompt, _ = loaded.encoder.render([Turn(role="user", text=text)])
     begun = f" {BEGUN}" if part.ask == "phrase" else ""
-    options = {"until": [], "max_gen_toks": MAX_NEW_TOKENS, "do_sample": False}
+    options = {"until": ['"'] if begun else [], "max_gen_toks": MAX_NEW_TOKENS, "do_sample": False}
     return Instance("generate_until", document.row, (prompt + begun, options), 0, (part.name, 0, 1))
 
 

@@ -16,6 +16,7 @@ a recipe when its block is there; paths are relative to the working directory. T
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class Recipe:
     """What is to be done; blocks in the order in which their stages run, None where the recipe has no such block."""
 
     path: Path = dataclasses.field(metadata={"derived": True})
+    places: Faults | None = dataclasses.field(default=None, metadata={"derived": True}, compare=False, repr=False)
+    """Where each key stands; None for a recipe that was not read from a file."""
     name: str = option("", "the run's folder below `runs`; the file's name where left out")
     seed: int = option(0, "of every draw", low=0, high=2**32 - 1)
     model: str = option("", "the vision-language model: a folder, a hub name, or the recipe that trains it")
@@ -75,6 +78,12 @@ class Recipe:
         """Where the run's stages lie."""
         return Path(self.runs) / self.name
 
+    def placed(self, fault: str) -> str:
+        """What was found wrong with an option later than the recipe was read, with the place of its key before it."""
+        key = fault.partition(": ")[0]
+        known = re.fullmatch(r"\w+(\.\w+)*", key) and hasattr(self, key.partition(".")[0])
+        return f"{self.places.where(key)}  {fault}" if self.places and known else fault
+
     def block(self, stage: str) -> Any:
         """The settings of a stage, None where the recipe does not have it."""
         return getattr(self, stage)
@@ -101,7 +110,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, point: Mappi
         _put(values, key, value, faults)
     values = {k: v for k, v in values.items() if not (v is None and faults.is_override(k))}
     blocks = read_block(Recipe, values, "", faults)
-    blocks["path"] = path
+    blocks |= {"path": path, "places": faults}
     blocks.setdefault("name", path.stem)
     recipe = Recipe(**blocks)
     recipe_checks.check(recipe, faults)

@@ -51,22 +51,30 @@ class Faults:
 
     def add(self, key: str, what: str) -> None:
         """`what` is wrong with the key, wherever it or the nearest key around it stands."""
-        parts = key.split(".")
-        for end in range(len(parts), 0, -1):
-            prefix = ".".join(parts[:end])
-            if line := self._overridden.get(prefix):
-                return self.add_at(line, key, what)
-            if prefix in self._overridden:
-                return self._add(float("inf"), "command line", key, what)
-            if prefix in self.lines:
-                return self.add_at(self.lines[prefix], key, what)
-        return self.add_at(None, key, what)
+        line = self._line(key)
+        self._add(float("inf") if line is None else line, self.where(key), key, what)
 
     def add_at(self, line: int | None, key: str, what: str) -> None:
         self._add(line or 0, f"{self.file}:{line}" if line else self.file, key, what)
 
     def _add(self, order: float, where: str, key: str, what: str) -> None:
         self._found.append((order, key, f"{where}  {key}: {what}" if key else f"{where}  {what}"))
+
+    def where(self, key: str) -> str:
+        """The place of the key, or of the nearest key around it: `recipes/x.yaml:14`, or `command line`."""
+        line = self._line(key)
+        return "command line" if line is None else f"{self.file}:{line}" if line else self.file
+
+    def _line(self, key: str) -> int | None:
+        """0: the file as a whole; None: the command line."""
+        parts = key.split(".")
+        for end in range(len(parts), 0, -1):
+            prefix = ".".join(parts[:end])
+            if prefix in self._overridden:
+                return self._overridden[prefix]
+            if prefix in self.lines:
+                return self.lines[prefix]
+        return 0
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -148,7 +148,7 @@ class Runner:
             with gathered(faults):
                 _ = self.models.backbone
         if faults:
-            raise UserError(*faults)
+            raise UserError(*map(self.recipe.placed, faults))
         known = states(self.recipe, self.models, stages)
         ahead = [s for s in stages if known[s.name].kind != "done"]
         faults += missing_packages(self.recipe, ahead)
@@ -158,7 +158,7 @@ class Runner:
         model = self.models.model.path if self.recipe.tune is None and any(s.uses_model for s in ahead) else None
         faults += input_faults(self.recipe, ahead, asking=not self.reparse, model=model)
         if faults:
-            raise UserError(*faults)
+            raise UserError(*map(self.recipe.placed, faults))
 
     def _bring(self, stage: Stage, target: str | None) -> None:
         state = state_of(self.recipe, stage, self.models)

@@ -196,6 +196,15 @@ def test_an_alias_stands_for_its_value_and_can_be_changed_alone(tmp_path: Path) 
     assert made.rejection is not None and made.rejection.trl == {"max_steps": 7}
 
 
+def test_what_is_found_wrong_later_is_told_with_the_place_of_its_key(tmp_path: Path) -> None:
+    made = recipe(tmp_path, GOOD, "dpo.trl.beta=0.2")
+    assert made.placed("dpo.lora.target: matches nothing") == f"{tmp_path}/x.yaml:9  dpo.lora.target: matches nothing"
+    assert made.placed("dpo.trl.beta: no") == "command line  dpo.trl.beta: no"
+    assert made.placed("model: is no folder") == f"{tmp_path}/x.yaml:3  model: is no folder"
+    for other in ("prompts.jsonl:7: not JSON", "not installed: torch; pip install it", "/a/b.yaml:3  x: y"):
+        assert made.placed(other) == other
+
+
 def test_changes_on_the_command_line(tmp_path: Path) -> None:
     made = recipe(
         tmp_path, GOOD, "seed=7", "dpo.trl.beta=1e-3", "dpo.lora.alpha=16", "pairs.score=[correctness]", "report=null",

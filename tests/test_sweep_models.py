@@ -361,9 +361,7 @@ def test_a_file_that_changed_makes_the_pairs_stale_and_one_that_is_gone_is_told_
     with pytest.raises(UserError, match=r"pairs.also: .*ready.jsonl:1: "):
         Runner(mixed, Console(quiet=True)).bring("pairs")
     gone = load_recipe(recipe, [f"runs={tmp_path}", f"pairs.also=[{tmp_path}/nowhere.jsonl]"])
-    with pytest.raises(
-        UserError, match=r"^command line  pairs.also: .*nowhere.jsonl: is not there; is the path"
-    ):
+    with pytest.raises(UserError, match=r"^command line  pairs.also: .*nowhere.jsonl: is not there; is the path"):
         Runner(gone, Console(quiet=True)).bring("pairs")
 
 

@@ -58,7 +58,7 @@ def read_alpaca_eval(files: Files) -> list[Sheet]:
         raise UserError(f"{' '.join(map(str, files.judgments))}: no annotation in it; is it the right file?")
     baseline, model, judge = _one_of_each(rows)
     outcomes, effect = _outcomes(rows)
-    warnings = [f"{judge} judges {model} against {baseline}"]
+    warnings = [f"{judge} judges {model or 'a model without a name'} against {baseline or 'one without a name'}"]
     warnings += said(repeated, len(rows) + repeated, "annotations came again; the last one counts")
     strange = sum(row.stored and row.win is None for row in rows)
     warnings += said(strange, len(rows), "preferences are neither 0 nor from 1 to 2; they count as failed")
@@ -87,9 +87,14 @@ def _row(line: Line, run: int) -> _Annotated:
         key=(line.text("instruction"), line.text("output_1"), line.text("output_2")),
         win=0.5 if said == 0 else said - 1 if said is not None and 1 <= said <= 2 else None,
         stored=stored is not None,
-        names=(line.text("generator_1"), line.text("generator_2"), line.text("annotator")),
+        names=(_name(line, "generator_1"), _name(line, "generator_2"), line.text("annotator")),
         where=line.where,
     )
+
+
+def _name(line: Line, field: str) -> str:
+    """Some files lack the two answers' names."""
+    return line.text(field) if field in line.fields else ""
 
 
 def _one_of_each(rows: Sequence[_Annotated]) -> tuple[str, str, str]:

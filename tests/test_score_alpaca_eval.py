@@ -137,6 +137,13 @@ def test_a_bad_row_and_a_mixture_are_refused(tmp_path, capsys, fields, said):
     assert said in refused(tmp_path, capsys, rows)
 
 
+def test_answers_without_names_are_said(tmp_path, capsys):
+    rows = [{k: v for k, v in row.items() if not k.startswith("generator")} for row in usual()]
+    metrics, warnings = score(tmp_path, capsys, rows)
+    assert metrics["win_rate"]["n"] == 6
+    assert "alpaca_eval_gpt4 judges a model without a name against one without a name" in warnings
+
+
 def test_other_files_are_refused(tmp_path, capsys):
     assert "no annotation in it" in refused(tmp_path, capsys, [])
     outputs = [{"instruction": "Why?", "output": "Because.", "generator": "m"}]

@@ -112,6 +112,22 @@ VERBS = {
         run="align.commands.compare:run",
         takes="own",
     ),
+    "mix": Verb(
+        help="an instruction mix of exact size and share of images out of several data sets",
+        run="align.commands.mix:run",
+        takes="own",
+        examples=(
+            "align mix recipes/mlan/mix_mlan_v_llama2.yaml data/mixes/mlan_v",
+            "align mix recipes/mlan/mix_mlan.yaml --dry-run budget=20000 vision_percent=37.5",
+            "align mix mix.yaml out --against race=race_test.jsonl --against pope=pope.jsonl,val2014 --leave-out",
+        ),
+    ),
+    "preview": Verb(
+        help="some rows of a mix as the model will see them, and whether its targets read back",
+        run="align.commands.preview:run",
+        takes="own",
+        examples=("align preview data/mixes/mlan_v -n 12 --seed 3",),
+    ),
     "sweep": Verb(
         help="a recipe at many values of its options, and one table of them",
         run="align.commands.sweep:run",
@@ -139,7 +155,7 @@ VERBS = {
 }
 
 
-_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement")
+_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix")
 """Verbs that put what they made in its place at the end, when no Ctrl-C is heard any more."""
 
 

@@ -77,6 +77,10 @@ def test_what_the_judgment_says_counts_and_a_stored_minus_one_is_a_failure(tmp_p
     assert metrics["score"]["value"] == pytest.approx(33 / 5)
     assert (metrics["score"]["n"], metrics["score"]["n_failed"]) == (5, 1)
     assert "1 of 6 stored scores are not what the judgment says" in warnings
+    rows[1]["score"] = None  # and the judgment says 6
+    metrics, warnings = score(tmp_path, capsys, rows, "--least-coverage", "0.5")
+    assert (metrics["score"]["n"], metrics["score"]["n_failed"]) == (4, 2)
+    assert "2 of 6 stored scores are not what the judgment says; it counts, but a stored -1 stays a failure" in warnings
 
 
 def test_a_stored_score_does_not_stand_in_for_an_unreadable_judgment(tmp_path, capsys):

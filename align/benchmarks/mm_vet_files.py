@@ -63,7 +63,11 @@ def read_mm_vet(files: Files) -> list[Sheet]:
 def _warnings(graded: Sequence[_Graded], places: int, *, known: bool, n_asked: int) -> list[str]:
     judges = Counter(g.judge for g in graded)
     differing = sum(g.differs for g in graded)
-    warnings = said(differing, len(graded), "stored scores are not what the judge's reply says; the reply counts")
+    warnings = said(
+        differing,
+        len(graded),
+        "stored scores are not what the judge's reply says; it counts, but a stored -1 stays a failure",
+    )
     warnings += said(places - len(graded), places, "grades are missing; they count as failed")
     if len(judges) > 1:
         named = ", ".join(f"{judge or 'unnamed'} ({n:,})" for judge, n in judges.most_common())

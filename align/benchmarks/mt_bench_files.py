@@ -208,7 +208,9 @@ def _sheet(rows: Sequence[_Judged], expected: _Expected, model: str) -> Sheet:
     missing = _missing(kept, runs, expected, model)
     outcomes += missing
     warnings = said(repeated, len(rows), "judgments are of a prompt that was judged again; the last one counts")
-    warnings += said(others, len(kept), "stored scores are not what the judgment says; the judgment counts")
+    warnings += said(
+        others, len(kept), "stored scores are not what the judgment says; it counts, but a stored -1 stays a failure"
+    )
     warnings += said(len(missing), len(outcomes), "answers were never judged; they count as failed")
     warnings += _strange_answers(kept, expected, model)
     if not expected.turns and not expected.answers:

@@ -94,6 +94,7 @@ AI2D = Suite(
     headline="accuracy",
     needs=needs_choice,
     read=read_ai2d,
+    roles={"folder": False, "questions": False, "split": False, "images": False},
 )
 AI2D_SCORER = scorer_of(
     AI2D,

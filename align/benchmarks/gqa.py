@@ -70,5 +70,6 @@ GQA = Suite(
     measures=(mean("accuracy"), within(mean("accuracy"), "open"), within(mean("accuracy"), "binary")),
     headline="accuracy",
     read=read_gqa,
+    roles={"questions": True, "images": True},
 )
 GQA_SCORER = scorer_of(GQA, "--answers JSON (questionId, prediction) or JSONL (question_id, text) --questions JSON")

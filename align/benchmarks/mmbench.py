@@ -20,12 +20,14 @@ from typing import Any
 from align.benchmarks.files import Line, once, read_table
 from align.benchmarks.letters import LETTER, LETTERS, read_letter
 from align.benchmarks.measures import Measure, Outcome, mean
+from align.benchmarks.published import Source, choice_row, gathered_rows, needs_choice, score_letter
+from align.benchmarks.rows import Row
 from align.benchmarks.sheet import Files, Scorer, Sheet
-from align.benchmarks.suite import Score
+from align.benchmarks.suite import Score, Suite
 from annotate.errors import RecordError, UserError
 
 PASS = 1_000_000
-_TOPICS = ("l2-category", "category")
+_TOPICS = ("l2-category", "L2-category", "category")
 
 MEASURES = (mean("accuracy"), mean("vanilla_accuracy"))
 
@@ -42,21 +44,25 @@ def score_pass(text: str, options: Sequence[str], truth: str, parser: str = LETT
 
 
 def pool_passes(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """One outcome per question: right if all its passes are. One pass without a score leaves the question without."""
+    """One outcome per question: right if all its passes are. One pass without a score leaves the question without.
+
+    A group is `question/passes`; a pass that is not among the outcomes was not answered.
+    """
     questions: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         questions[outcome.group].append(outcome)
     pooled = []
     for group, passes in questions.items():
         first = min(passes, key=lambda o: int(o.id))
-        failed = [o for o in passes if o.state != "ok"]
-        if failed:
-            pooled.append(replace(first, id=group, state=failed[0].state, value={}))
+        failed = next((o.state for o in passes if o.state != "ok"), "ok")
+        if len(passes) < int(group.partition("/")[2] or len(passes)):
+            failed = "unanswered"
+        if failed != "ok":
+            pooled.append(replace(first, id=group, state=failed, value={}))
         else:
             right = min(o.value["accuracy"] for o in passes)
-            pooled.append(
-                replace(first, id=group, value={"accuracy": right, "vanilla_accuracy": first.value["accuracy"]})
-            )
+            values = {"accuracy": right, "vanilla_accuracy": first.value["accuracy"]}
+            pooled.append(replace(first, id=group, value=values))
     return pooled
 
 
@@ -104,10 +110,11 @@ def read_mmbench(files: Files) -> list[Sheet]:
     strays = [line for index, line in said.items() if index not in asked]
     faults = [f"{line.where}: its index is not in the labels; are both of one version?" for line in strays]
     outcomes = []
+    passes = passes_of(asked, exact=bool(known))
     for index, row in asked.items():
         answer = said.get(index)
         try:
-            outcomes.append(_outcome(index, row, answer))
+            outcomes.append(_outcome(index, row, answer, passes))
             if known and answer:
                 _same(row, answer)
         except RecordError as error:
@@ -116,7 +123,6 @@ def read_mmbench(files: Files) -> list[Sheet]:
         faults.append(f"{' '.join(map(str, files.answers))}: no rows in it")
     if faults:
         raise UserError(*faults)
-    outcomes += _missing_passes(asked)
     pooled = pool_passes(outcomes)
     return [
         Sheet(
@@ -128,7 +134,18 @@ def read_mmbench(files: Files) -> list[Sheet]:
     ]
 
 
-def _outcome(index: str, row: Line, answer: Line | None) -> Outcome:
+def _outcome(index: str, row: Line, answer: Line | None, passes: Mapping[str, int]) -> Outcome:
+    options, truth = checked_choice(index, row)
+    question = question_of(index)
+    about = {"id": index, "cluster": question, "group": f"{question}/{passes[question]}", "category": _category(row)}
+    if answer is None:
+        return Outcome(**about, value={}, state="unanswered")
+    score = score_pass(cell(answer.get("prediction", "text")), options, truth)
+    return Outcome(**about, value=score.value, state=score.state)
+
+
+def checked_choice(index: str, row: Line) -> tuple[list[str], str]:
+    """Options and the right letter of a row. Raises `RecordError` naming what is wrong with them."""
     if not index.isdigit():
         raise row.fault(f"`index`: expected a whole number, found {index!r}")
     options, truth = options_of(row), cell(row.get("answer")).upper()
@@ -139,11 +156,7 @@ def _outcome(index: str, row: Line, answer: Line | None) -> Outcome:
             f"`answer`: expected one of {', '.join(LETTERS[: len(options)])}, found {truth!r}; a submission without "
             "answers needs the benchmark's TSV (--labels)"
         )
-    about = {"id": index, "cluster": question_of(index), "group": question_of(index), "category": _category(row)}
-    if answer is None:
-        return Outcome(**about, value={}, state="unanswered")
-    score = score_pass(cell(answer.get("prediction", "text")), options, truth)
-    return Outcome(**about, value=score.value, state=score.state)
+    return options, truth
 
 
 def _category(row: Line) -> str:
@@ -159,35 +172,76 @@ def _same(row: Line, answer: Line) -> None:
                 raise answer.fault(f"`{name}` differs from {row.where}; are both of one version of MMBench?")
 
 
-def _missing_passes(asked: Mapping[str, Line]) -> list[Outcome]:
-    """A question with two options is asked twice wherever any is; a pass that is not there has no answer."""
-    if all(int(index) < PASS for index in asked):
-        return []
-    passes: dict[str, list[str]] = defaultdict(list)
-    for index in asked:
-        passes[question_of(index)].append(index)
-    missing = []
-    for question, indices in passes.items():
-        row = asked[indices[0]]
-        for k in range(len(indices), len(options_of(row))):
-            about = {"id": str(int(question) + k * PASS), "group": question, "category": _category(row)}
-            missing.append(Outcome(**about, value={}, state="unanswered"))
-    return missing
+def passes_of(asked: Mapping[str, Line], *, exact: bool) -> dict[str, int]:
+    """Question -> how often it is to be asked: as often as it stands there.
+
+    Where that may be a part (not `exact`), as often as it has options, if any question is asked more than once.
+    """
+    there: dict[str, list[Line]] = defaultdict(list)
+    for index, row in asked.items():
+        there[question_of(index) if index.isdigit() else index].append(row)
+    circular = any(index.isdigit() and int(index) >= PASS for index in asked) and not exact
+    return {q: max(len(rows), len(options_of(rows[0])) if circular else 0) for q, rows in there.items()}
 
 
 def _warnings(pooled: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[str]:
     said = []
-    if len(pooled) == len(outcomes):
+    if all(o.group.endswith("/1") for o in pooled):
         said.append("each question was asked once, so accuracy is not circular: it is vanilla accuracy")
-    unread, missing = (sum(o.state == state for o in outcomes) for state in ("unparsed", "unanswered"))
+    unread = sum(o.state == "unparsed" for o in outcomes)
+    wanted = sum(int(o.group.partition("/")[2]) for o in pooled)
+    missing = wanted - len(outcomes) + sum(o.state == "unanswered" for o in outcomes)
     if unread or missing:
         said.append(
-            f"of {len(outcomes):,} passes {unread:,} name no option, or two, and {missing:,} are missing: their "
+            f"of {wanted:,} passes {unread:,} name no option, or two, and {missing:,} are missing: their "
             f"{sum(o.state != 'ok' for o in pooled):,} questions have no score"
         )
     return said
 
 
+# ----------------------------------------------------------------------------------------------------- asked of a model
+
+
+def read_mmbench_rows(source: Source) -> list[Row]:
+    """All passes of the benchmark's TSV, or of a hub's data set in its columns."""
+    lines = once(source.table(), "index")
+    passes = passes_of(lines, exact=True)
+    return gathered_rows(lines.values(), lambda line: _row(source, line, passes, lines))
+
+
+def _row(source: Source, line: Line, passes: Mapping[str, int], lines: Mapping[str, Line]) -> Row:
+    index = line.key("index")
+    options, truth = checked_choice(index, line)
+    image, hint = line.get("image"), cell(line.fields.get("hint"))
+    if isinstance(image, str) and image.isdigit() and image in lines:  # the same picture as that row's
+        image = lines[image].get("image")
+    return choice_row(
+        suite="mmbench",
+        id=index,
+        question=line.text("question"),
+        hint="" if hint.lower() in ("nan", "none") else hint,
+        options=options,
+        answer=LETTERS.index(truth),
+        image=source.image(image, line),
+        category=_category(line),
+        group=f"{question_of(index)}/{passes[question_of(index)]}",
+    )
+
+
+MMBENCH = Suite(
+    name="mmbench",
+    file="mmbench",
+    text=False,
+    parser=LETTER,
+    score=score_letter,
+    measures=MEASURES,
+    measured=measures_of,
+    headline="accuracy",
+    pool=pool_passes,
+    needs=lambda row: needs_choice(row) or ("" if row.group else "needs the question that it is a pass of as `group`"),
+    read=read_mmbench_rows,
+    roles={"questions": True, "images": False},
+)
 MMBENCH_SCORER = Scorer(
     name="mmbench",
     read=read_mmbench,

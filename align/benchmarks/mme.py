@@ -14,14 +14,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from align.benchmarks.files import Line
 from align.benchmarks.measures import Measure, Outcome, mean, ratio, total, within
-from align.benchmarks.rows import Row
+from align.benchmarks.published import Source, bare, gathered_rows, row_of
+from align.benchmarks.rows import Question, Row
 from align.benchmarks.scoring import STRICT_YES_NO, read_yes_no
 from align.benchmarks.sheet import Files, Scorer, Sheet
-from align.benchmarks.suite import Score
+from align.benchmarks.suite import Score, Suite
 from annotate.errors import UserError
 
 FIRST_FOUR = "yes-no-first-four-letters/1"
@@ -88,6 +90,8 @@ def measures_of(tasks: Iterable[str]) -> tuple[Measure, ...]:
     there = [task for task in TASKS if task in set(tasks)]
     without = [task for task in PERCEPTION if task not in _LEFT_OUT]
     sums = (("perception", PERCEPTION), ("cognition", COGNITION), ("perception_without_landmark_artwork", without))
+    if not there:
+        return (_ACCURACY, _PLUS)
     return (
         *(_score_of(name, wanted) for name, wanted in sums if set(wanted) <= set(there)),
         *(_score_of(f"score_{task}", [task]) for task in there),
@@ -213,6 +217,90 @@ def _other_version(outcomes: Sequence[Outcome], paths: Iterable[str]) -> Iterato
             )
 
 
+# ----------------------------------------------------------------------------------------------------- asked of a model
+
+_ENDINGS = (".jpg", ".png", ".jpeg", ".webp")
+
+
+def read_mme_rows(source: Source) -> list[Row]:
+    """Both questions about each image: of the release's folder, or of a hub's data set such as lmms-lab/MME."""
+    rows = gathered_rows(_of_hub(source) if "hub" in source else _of_folder(source["folder"]), partial(_row, source))
+    pairs: dict[str, int] = defaultdict(int)
+    for row in rows:
+        pairs[row.group] += 1
+    odd = [f"{group}: has {n} of its two questions; accuracy+ needs both" for group, n in pairs.items() if n != 2]
+    if odd:
+        raise UserError(*odd)
+    return rows
+
+
+def _row(source: Source, line: Line) -> Row:
+    task, group, text = line.text("task"), line.text("group"), bare(line.text("question"))
+    truth = line.text("answer").strip().lower()
+    if truth not in ("yes", "no"):
+        raise line.fault(f"`answer`: expected yes or no, found {truth!r}")
+    return row_of(
+        suite="mme",
+        id=line.text("id"),
+        text=text,
+        image=source.image(line.get("image"), line),
+        question=Question(
+            text=text, kind=task, answer=truth, accepted={"word": truth},
+            polarity="positive" if truth == "yes" else "negative",
+        ),
+        category=task,
+        group=group,
+    )  # fmt: skip
+
+
+def _of_hub(source: Source) -> Iterator[Line]:
+    """Both rows of an image have one `question_id`."""
+    seen: dict[str, int] = defaultdict(int)
+    for line in source.table():
+        task = line.text("category")
+        if task not in TASKS:
+            raise line.fault(f"`category`: {task!r} is no task of MME: {', '.join(TASKS)}")
+        group = f"{task}/{line.key('question_id').removeprefix(f'{task}/')}"
+        seen[group] += 1
+        more = {"task": task, "group": group, "id": f"{group}/{seen[group]}"}
+        yield Line(line.path, line.number, {**line.fields, **more})
+
+
+def _of_folder(folder: Path) -> Iterator[Line]:
+    """A folder per task; texts and images lie in it, or below `questions_answers_YN` and `images`."""
+    tasks = [task for task in TASKS if (folder / task).is_dir()]
+    if not tasks:
+        raise UserError(f"{folder}: no folder of a task here; expected {', '.join(TASKS)}")
+    for task in tasks:
+        texts = sorted((folder / task).glob("questions_answers_YN/*.txt")) or sorted((folder / task).glob("*.txt"))
+        if not texts:
+            raise UserError(f"{folder / task}: no questions here; expected a .txt beside each image")
+        for path in texts:
+            stems = [(folder / task / below / path.stem) for below in ("images", ".")]
+            files = [stem.with_name(stem.name + ending) for stem in stems for ending in _ENDINGS]
+            image = next((file for file in files if file.is_file()), files[0])
+            for number, row in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+                if row.strip():
+                    question, _, answer = row.partition("\t")
+                    group = f"{task}/{path.stem}"
+                    fields = {"task": task, "group": group, "id": f"{group}/{number}", "question": question}
+                    yield Line(path, number, {**fields, "answer": answer, "image": str(image.relative_to(folder))})
+
+
+MME = Suite(
+    name="mme",
+    file="mme",
+    text=False,
+    parser=FIRST_FOUR,
+    score=score_row,
+    measures=(_ACCURACY, _PLUS),
+    measured=measures_of,
+    headline="accuracy",
+    pool=pool_pairs,
+    needs=lambda row: "" if row.questions[0].polarity and row.group else "needs polarity, and its pair as `group`",
+    read=read_mme_rows,
+    roles={"folder": True},
+)
 MME_SCORER = Scorer(
     name="mme",
     read=read_mme,

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from align.benchmarks.measures import Measure, within
+from align.benchmarks.pope_files import SPLITS, read_pope_rows
 from align.benchmarks.rows import Row
 from align.benchmarks.scoring import STRICT_YES_NO, n_words, read_yes_no
 from align.benchmarks.suite import Score, Suite, mean, ratio
@@ -47,6 +49,12 @@ MEASURES = (
     mean("n_words"),
 )
 
+
+def measures_of(categories: Sequence[str]) -> tuple[Measure, ...]:
+    """Of POPE's own splits each measure once more, split by split."""
+    return (*MEASURES, *(within(MEASURES[i], split) for split in SPLITS if split in categories for i in range(5)))
+
+
 POPE = Suite(
     name="pope",
     file="pope",
@@ -54,8 +62,11 @@ POPE = Suite(
     parser=STRICT_YES_NO,
     score=score_yes_no,
     measures=MEASURES,
+    measured=measures_of,
     headline="accuracy",
     needs=_polarity,
+    read=read_pope_rows,
+    roles={"questions": False, "labels": True, "images": True},
 )
 
 POPE_BLANK = Suite(
@@ -66,6 +77,9 @@ POPE_BLANK = Suite(
     parser=STRICT_YES_NO,
     score=score_yes_no,
     measures=MEASURES,
+    measured=measures_of,
     headline="accuracy",
     needs=_polarity,
+    read=read_pope_rows,
+    roles={"questions": False, "labels": True, "images": True},
 )

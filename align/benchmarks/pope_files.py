@@ -14,6 +14,8 @@ from pathlib import Path
 
 from align.benchmarks.files import Line, once, read_table
 from align.benchmarks.measures import Measure, Outcome, average, mean, ratio, within
+from align.benchmarks.published import BY_WORD, Source, bare, gathered_rows, row_of
+from align.benchmarks.rows import Question, Row
 from align.benchmarks.scoring import OFFICIAL_YES_NO, STRICT_YES_NO, read_yes_no
 from align.benchmarks.sheet import Files, Scorer, Sheet
 from annotate.errors import UserError
@@ -61,6 +63,63 @@ def read_pope(files: Files) -> list[Sheet]:
             "the words no and not for a yes (--parser strict: they have no score)"
         )
     return [Sheet(outcomes=outcomes, measures=_measures(list(asked)), headline="f1", warnings=tuple(warnings))]
+
+
+def read_pope_rows(source: Source) -> list[Row]:
+    """POPE's questions to be asked: with the text of the file of questions, else of the labels, as LLaVA asks them.
+
+    Also of a hub's data set such as lmms-lab/POPE: id, question, answer, category, image.
+    """
+    if "hub" in source:
+        return gathered_rows(source.table(), lambda line: _hub_row(source, line))
+    paths = _label_files((source["labels"],))
+    if "questions" not in source:
+        lines = [
+            Line(line.path, line.number, {**line.fields, "category": split, "id": f"{split}/{line.key('question_id')}"})
+            for split, path in paths.items()
+            for line in read_table(path)
+        ]
+        labels = _labels(paths, set(paths))
+        return gathered_rows(lines, lambda line: _row(source, line, labels, BY_WORD))
+    questions = once(source.table(), "question_id").values()
+    labels = _labels(paths, {line.text("category") for line in questions})
+    return gathered_rows(questions, lambda line: _row(source, line, labels, ""))
+
+
+def _row(source: Source, line: Line, labels: dict[tuple[str, str, str], bool], more: str) -> Row:
+    text, split = bare(line.text("text")), line.text("category")
+    label = labels.get((split, line.text("image"), _bare(text)))
+    if label is None:
+        raise line.fault("its labels hold no such image and question; are they of the same version?")
+    return yes_no_row(source, line, key=line.key("id", "question_id"), text=text + more, truth=label, category=split)
+
+
+def _hub_row(source: Source, line: Line) -> Row:
+    said, text = line.text("answer").strip().lower(), bare(line.text("question"))
+    if said not in ("yes", "no"):
+        raise line.fault(f"`answer`: expected yes or no, found {said!r}")
+    text = text if "\n" in text else text + BY_WORD
+    key, split = f"{line.text('category')}/{line.key('id', 'question_id')}", line.text("category")
+    return yes_no_row(source, line, key=key, text=text, truth=said == "yes", category=split)
+
+
+def yes_no_row(source: Source, line: Line, *, key: str, text: str, truth: bool, category: str) -> Row:
+    """A question whose truth is yes or no."""
+    word = "yes" if truth else "no"
+    return row_of(
+        suite="pope",
+        id=key,
+        text=text,
+        image=source.image(line.get("image"), line),
+        question=Question(
+            text=text,
+            kind="yes_no",
+            answer=word,
+            accepted={"word": word},
+            polarity="positive" if truth else "negative",
+        ),
+        category=category,
+    )
 
 
 def _outcome(key: str, question: Line, said: str | None, label: bool, parser: str) -> Outcome:

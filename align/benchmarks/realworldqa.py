@@ -94,6 +94,7 @@ REALWORLDQA = Suite(
     measures=(mean("accuracy"),),
     headline="accuracy",
     read=read_realworldqa,
+    roles={"questions": True, "images": True},
 )
 REALWORLDQA_RETEMPLATED = replace(
     REALWORLDQA, name="realworldqa_retemplated", file="realworldqa_retemplated", read=read_retemplated

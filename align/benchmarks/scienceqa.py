@@ -15,14 +15,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from align.benchmarks.files import Line, load_json, once, read_table
 from align.benchmarks.letters import LETTER, LLAVA_LETTER, read_letter
 from align.benchmarks.measures import Measure, Outcome, mean
+from align.benchmarks.published import Source, choice_row, gathered_rows, needs_choice, score_letter
+from align.benchmarks.rows import Row
 from align.benchmarks.sheet import Files, Scorer, Sheet
-from align.benchmarks.suite import Score
+from align.benchmarks.suite import Score, Suite
 from annotate.errors import UserError
 
 PARSERS = {"letter": LETTER, "official": LLAVA_LETTER}
@@ -53,6 +56,12 @@ def of_class(measure: Measure, name: str) -> Measure:
     return replace(measure, name=f"{measure.name}_{name}", only=lambda o: name in o.category.split())
 
 
+def measures_of(categories: Iterable[str]) -> tuple[Measure, ...]:
+    """Accuracy, and that of each class that is there."""
+    there = {name for category in categories for name in category.split()}
+    return tuple(m for m in MEASURES if m.name == "accuracy" or m.name.removeprefix("accuracy_") in there)
+
+
 MEASURES = (mean("accuracy"), *(of_class(mean("accuracy"), name) for name in CLASSES))
 
 
@@ -79,8 +88,7 @@ def read_scienceqa(files: Files) -> list[Sheet]:
     warnings = [f"scored on the split {split}: {len(outcomes):,} questions"] if split not in ("", "test") else []
     if unread and parser == LETTER:
         warnings.append(f"{unread} of {len(outcomes)} answers name no option, or two: they have no score")
-    there = {name for o in outcomes for name in o.category.split()}
-    measures = [m for m in MEASURES if m.name == "accuracy" or m.name.removeprefix("accuracy_") in there]
+    measures = measures_of(o.category for o in outcomes)
     return [Sheet(outcomes=outcomes, measures=measures, headline="accuracy", warnings=tuple(warnings))]
 
 
@@ -174,6 +182,65 @@ def _outcome(key: str, problem: Line, answer: Line | None, parser: str) -> Outco
     return Outcome(**about, value=score.value, state=score.state)
 
 
+# ----------------------------------------------------------------------------------------------------- asked of a model
+
+
+def read_scienceqa_rows(source: Source, *, suite: str, with_image: bool) -> list[Row]:
+    """The test split of problems.json (or that the source names), or a hub's split; images in a folder per problem."""
+    if "hub" in source:
+        lines = [Line(line.path, line.number, {"id": str(line.number), **line.fields}) for line in source.table()]
+        return gathered_rows(lines, lambda line: _row(source, line, suite, with_image, None))
+    problems, splits = read_problems([source[role] for role in ("questions", "splits") if role in source])
+    split = source.files.get("split", "test")
+    ids = splits.get(split) or [key for key, p in problems.items() if p.fields.get("split", split) == split]
+    lacking = [key for key in ids if key not in problems]
+    if lacking or not ids:
+        raise UserError(f"split {split!r}: {len(lacking)} of its {len(ids)} problems are missing in problems.json")
+    lines = [Line(problems[key].path, problems[key].number, {"id": key, **problems[key].fields}) for key in ids]
+    return gathered_rows(lines, lambda line: _row(source, line, suite, with_image, split))
+
+
+def _row(source: Source, line: Line, suite: str, with_image: bool, split: str | None) -> Row | None:
+    if fault := _fault(line):
+        raise fault
+    image = line.fields.get("image")
+    if with_image and not image:
+        return None
+    key = line.text("id")
+    if isinstance(image, str):  # images/test/4/image.png; some unpack them without the split
+        below = f"{key}/{image}"
+        named = f"{split}/{below}" if (Path(source.files.get("images", ".")) / str(split)).is_dir() else below
+        image = named
+    return choice_row(
+        suite=suite,
+        id=key,
+        question=line.text("question"),
+        hint=str(line.fields.get("hint") or ""),
+        options=line.fields["choices"],
+        answer=line.fields["answer"],
+        image=source.image(image, line) if image else None,
+        category=classes(line),
+    )
+
+
+def _suite(name: str, *, with_image: bool) -> Suite:
+    return Suite(
+        name=name,
+        file=name,
+        text=False,
+        images="own" if with_image else "any",
+        parser=LETTER,
+        score=score_letter,
+        measures=MEASURES[:1],
+        measured=measures_of,
+        headline="accuracy",
+        needs=needs_choice,
+        read=partial(read_scienceqa_rows, suite=name, with_image=with_image),
+        roles={"questions": True, "splits": False, "images": True},
+    )
+
+
+SCIENCEQA, SCIENCEQA_IMG = _suite("scienceqa", with_image=False), _suite("scienceqa_img", with_image=True)
 SCIENCEQA_SCORER = Scorer(
     name="scienceqa",
     read=read_scienceqa,

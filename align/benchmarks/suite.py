@@ -52,8 +52,9 @@ class Suite:
     """How the judge is asked (`evaluate.judge`)."""
     scale: float = 1.0
     """What the headline can be at most; the verdict's margin is a share of it."""
-    images: Literal["none", "own", "noise", "blank"] = "own"
-    """What is shown: nothing, the row's image, the row's irrelevant image, or uniform grey in its image's place."""
+    images: Literal["none", "own", "any", "noise", "blank"] = "own"
+    """What is shown: nothing, the row's image, the row's irrelevant image, or uniform grey in its image's place.
+    `any`: the row's image, where it has one."""
     chooses: bool = False
     """The output is the log-likelihood of each option, not text."""
     turns: int | None = 1
@@ -110,6 +111,8 @@ class Suite:
         n_images = len(row.prompt.images)
         if self.images in ("own", "blank") and n_images != 1:
             return f"{self.name} asks about one image, this item has {n_images}"
+        if self.images == "any" and n_images > 1:
+            return f"{self.name} asks about one image or none, this item has {n_images}"
         if self.images in ("none", "noise") and n_images:
             return f"{self.name} is a text suite, this item brings an image"
         if self.images == "noise" and row.noise_image is None:

@@ -6,14 +6,21 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 
+from align.benchmarks.ai2d import AI2D
 from align.benchmarks.captions import COCO_CAPTIONS, FLICKR30K
 from align.benchmarks.choice import CHOICE
 from align.benchmarks.corruptions import GRID, Corruption
+from align.benchmarks.gqa import GQA
 from align.benchmarks.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
+from align.benchmarks.mmbench import MMBENCH
+from align.benchmarks.mme import MME
 from align.benchmarks.mt_bench_questions import MT_BENCH, NOISY
 from align.benchmarks.open_visual import OPEN_VISUAL
 from align.benchmarks.pope import POPE, POPE_BLANK
+from align.benchmarks.realworldqa import REALWORLDQA, REALWORLDQA_RETEMPLATED
+from align.benchmarks.scienceqa import SCIENCEQA, SCIENCEQA_IMG
 from align.benchmarks.suite import Suite
+from align.benchmarks.unicorn import OODCV_VQA, SKETCHY_VQA
 from annotate.errors import UserError
 
 SUITES = {
@@ -27,6 +34,16 @@ SUITES = {
         CHOICE,
         COCO_CAPTIONS,
         FLICKR30K,
+        MME,
+        MMBENCH,
+        SCIENCEQA,
+        SCIENCEQA_IMG,
+        AI2D,
+        GQA,
+        REALWORLDQA,
+        REALWORLDQA_RETEMPLATED,
+        OODCV_VQA,
+        SKETCHY_VQA,
         MT_BENCH,
         *NOISY,
     )

@@ -131,6 +131,7 @@ def _suite(name: str, parser: str, measures: tuple[Measure, ...], score: Callabl
         measures=measures,
         headline="accuracy",
         read=partial(read_unicorn, name),
+        roles={"questions": True, "images": True},
     )
 
 

@@ -124,6 +124,7 @@ def _outputs_below(recipe: Recipe, name: str, output: str) -> dict[str, str]:
 
 
 def _benchmarks(recipe: Recipe) -> dict[str, str]:
+    from align.benchmarks.published import NAMES
     from align.benchmarks.suites import find_suites
 
     assert recipe.evaluate is not None
@@ -131,7 +132,7 @@ def _benchmarks(recipe: Recipe) -> dict[str, str]:
     for name in sorted({suite.file for suite in find_suites(recipe.evaluate.suites)}):
         own = recipe.evaluate.files.get(name, {})
         for role, given in own.items():
-            listed = _listing(Path(given)) if Path(given).is_dir() else ""
+            listed = _listing(Path(given)) if Path(given).is_dir() else given if role in NAMES else ""
             found[f"benchmark {name} {role}"] = listed or _hash(f"evaluate.files.{name}.{role}", given)
         if not own:
             file = f"{name}.jsonl"
@@ -148,8 +149,14 @@ def _benchmarks(recipe: Recipe) -> dict[str, str]:
 
 
 def _listing(folder: Path) -> str:
-    """Hash of the names and sizes of a folder's files: of images, which are many, and known by their bytes later."""
-    return sha256_of(sorted([path.name, path.stat().st_size] for path in folder.iterdir() if path.is_file()))
+    """Hash of the files below a folder: what is text by its bytes, the rest, images mostly, by name and size.
+
+    Images are many, and known by their bytes later.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    texts = {path: path.suffix in (".txt", ".json", ".jsonl", ".csv", ".tsv") for path in files}
+    said = [file_sha256(path) if texts[path] else path.stat().st_size for path in files]
+    return sha256_of([[path.relative_to(folder).as_posix(), one] for path, one in zip(files, said, strict=True)])
 
 
 def _hash(key: str, path: str) -> str:

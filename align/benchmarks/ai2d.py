@@ -1,7 +1,7 @@
 """AI2D (arXiv:1603.07396): multiple choice about diagrams of school books, answered by letter.
 
 folder       questions/0.png.json {"imageName":"0.png","questions":{"Which …?":{"questionId":"0.png-0",
-"answerTexts":["a","b","c","d"],"correctAnswer":1}}}, images/0.png; split: ai2d_test_ids.csv
+"answerTexts":["a","b","c","d"],"correctAnswer":1}}}, images/0.png; splits: ai2d_test_ids.csv
 questions    JSON Lines {"id":…,"question":"…","options":["…"],"answer":1,"image":"0.png"}, or a TSV with columns
 A, B, C, D and a letter as answer
 hub          lmms-lab/ai2d: question, options, answer (an index), image
@@ -31,9 +31,9 @@ from annotate.errors import UserError
 
 
 def read_ai2d(source: Source) -> list[Row]:
-    """The questions; of the folder as published those about the images of `split`, where that is given."""
+    """The questions; of the folder as published those about the images of `splits`, where that is given."""
     if "folder" in source:
-        role = "split" if "split" in source else "labels" if "labels" in source else ""
+        role = "splits" if "splits" in source else "labels" if "labels" in source else ""
         lines: Iterator[Line] = _official(source["folder"], source[role] if role else None)
     else:
         lines = source.table()
@@ -94,7 +94,7 @@ AI2D = Suite(
     headline="accuracy",
     needs=needs_choice,
     read=read_ai2d,
-    roles={"folder": False, "questions": False, "split": False, "images": False},
+    roles={"folder": False, "questions": False, "splits": False, "images": False},
 )
 AI2D_SCORER = scorer_of(
     AI2D,

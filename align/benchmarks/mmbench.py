@@ -54,11 +54,11 @@ def pool_passes(outcomes: Sequence[Outcome]) -> list[Outcome]:
     pooled = []
     for group, passes in questions.items():
         first = min(passes, key=lambda o: int(o.id))
-        failed = next((o.state for o in passes if o.state != "ok"), "ok")
-        if len(passes) < int(group.partition("/")[2] or len(passes)):
-            failed = "unanswered"
-        if failed != "ok":
-            pooled.append(replace(first, id=group, state=failed, value={}))
+        failed = [o for o in passes if o.state != "ok"]
+        if failed:
+            pooled.append(replace(failed[0], id=group))
+        elif len(passes) < int(group.partition("/")[2] or len(passes)):
+            pooled.append(replace(first, id=group, state="unanswered", value={}))
         else:
             right = min(o.value["accuracy"] for o in passes)
             values = {"accuracy": right, "vanilla_accuracy": first.value["accuracy"]}

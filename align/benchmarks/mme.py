@@ -276,7 +276,7 @@ def _of_folder(folder: Path) -> Iterator[Line]:
         if not texts:
             raise UserError(f"{folder / task}: no questions here; expected a .txt beside each image")
         for path in texts:
-            stems = [(folder / task / below / path.stem) for below in ("images", ".")]
+            stems = [folder / task / below / path.stem for below in (".", "images") if (folder / task / below).is_dir()]
             files = [stem.with_name(stem.name + ending) for stem in stems for ending in _ENDINGS]
             image = next((file for file in files if file.is_file()), files[0])
             for number, row in enumerate(path.read_text("utf-8-sig").splitlines(), 1):

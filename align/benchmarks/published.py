@@ -34,6 +34,11 @@ BY_WORD = "\nAnswer the question using a single word or phrase."
 """How LLaVA-1.5 (arXiv:2310.03744, table 12) asks for short answers; goes behind questions that do not say it."""
 
 
+NAMES = ("hub", "config", "split")
+"""Roles that are names; the others are files or folders."""
+HUB_ROLES = (*NAMES, "images")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where the questions of a benchmark come from: role -> file or folder, or a data set of the hub."""

@@ -83,6 +83,8 @@ class JudgeWork:
 
     def __init__(self, judge: Judge, root: Path, judgings: Judgings | None = None) -> None:
         self.judge, self.root, self.judgings = judge, root, judgings
+        self.folders: dict[str, Path] = {}
+        """Where an image lies, by its hash, if not below `root`."""
 
     @cached_property
     def desk(self) -> Desk:
@@ -121,7 +123,7 @@ class JudgeWork:
         )
 
     def _read(self, image: Image) -> bytes:
-        return (self.root / image.path).read_bytes()
+        return (self.folders.get(image.sha256, self.root) / image.path).read_bytes()
 
     def _calls(self, unit: Unit, answers: Line) -> dict[str, tuple[str, Call]]:
         """What one unit is made of: its line's name for a reply -> the key and the call."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from align.benchmarks.pictures import Picture, with_pictures
-from align.benchmarks.published import Source
-from align.benchmarks.rows import Row, load_rows
+from align.benchmarks.rows import Row
 from align.benchmarks.suite import Suite
-from align.benchmarks.suites import find_suites
+from align.benchmarks.suites import SUITES, find_suites
 from align.evaluate.answers import input_sha256
+from align.evaluate.exam_files import Held, look_at, read_asked
 from align.evaluate.models import Contestant
-from align.formats.images import check_images
-from align.formats.store import ImageStore
 from align.models.template import render_prompt
 from align.settings import Evaluate, Prompts
 from annotate.errors import UserError
@@ -32,6 +31,8 @@ class Exam:
     """Where its images lie, if not below the recipe's `prompts.image_root`."""
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     """Irrelevant images that are made, by their hash."""
+    held: Held | None = None
+    """Images that stand in its rows, not in files."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Batch:
     rows: tuple[Row, ...]
     root: Path | None = None
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -58,58 +60,37 @@ def load_exams(settings: Evaluate, prompts: Prompts, seed: int = 0) -> tuple[Exa
     if not suites and settings.text is None:
         raise UserError("evaluate.suites: none; name at least one")
     exams: list[Exam] = []
-    looked_at: set[tuple[str, str]] = set()
-    faults: list[str] = []
+    seen: dict[tuple[str, str], tuple[Row, ...]] = {}
+    faults = list(_unknown(settings))
     for suite in suites:
-        given = settings.files.get(suite.file, {})
-        file = Path(given.get("questions") or Path(settings.folder) / f"{suite.file}.jsonl")
-        root = Path(given["images"]) if "images" in given else None
         pictures: Mapping[str, Picture] = {}
         try:
-            rows = _rows(suite, given, file, root or Path(prompts.image_root), settings.limit)
+            asked = read_asked(suite, settings)
+            rows = asked.rows
             if suite.noise:
-                rows, pictures = with_pictures(rows, suite.noise, seed=seed, photos=given.get("photos", ""))
+                photos = settings.files.get(suite.file, {}).get("photos", "")
+                rows, pictures = with_pictures(rows, suite.noise, seed=seed, photos=photos)
         except UserError as error:
             faults += error.faults
             continue
-        faults += [f"{file}: item {row.id}: {fault}" for row in rows if (fault := suite.fault(row))]
-        if not pictures and (suite.file, suite.images) not in looked_at:  # corrupted ones begin with the same files
-            faults += _image_faults(suite, rows, file, root or Path(prompts.image_root), prompts.max_image_pixels)
-            looked_at.add((suite.file, suite.images))
-        exams.append(Exam(suite, rows, root, pictures))
+        faults += [f"{asked.file}: item {row.id}: {fault}" for row in rows if (fault := suite.fault(row))]
+        key = (suite.file, suite.images)
+        if not pictures and key not in seen:  # corrupted ones begin with the same files
+            seen[key], wrong = look_at(suite, asked, prompts)
+            faults += wrong
+        exams.append(Exam(suite, rows if pictures else seen[key], asked.root, pictures, asked.held))
     if faults:
         raise UserError(*dict.fromkeys(faults))
     return tuple(replace(exam, suite=exam.suite.asking(exam.rows)) for exam in exams)
 
 
-def _rows(suite: Suite, given: Mapping[str, str], file: Path, root: Path, limit: int | None) -> tuple[Row, ...]:
-    """Out of the benchmark's own files where the recipe names them, else out of `<folder>/<file>.jsonl`."""
-    if not given:
-        return load_rows(file, suite=suite.name, limit=limit)
-    key = f"evaluate.files.{suite.file}"
-    if suite.read is None:
-        raise UserError(f"{key}: {suite.name} is read from <folder>/{suite.file}.jsonl alone; take the key out")
-    faults = [f"{key}.{role}: missing" for role, needed in suite.roles.items() if needed and role not in given]
-    for role, path in given.items() if suite.roles else ():
-        if role not in suite.roles:
-            faults.append(f"{key}.{role}: unknown; known: {', '.join(suite.roles)}")
-        elif not Path(path).exists():
-            faults.append(f"{key}.{role}: {path}: no such file or folder")
-    if faults:
-        raise UserError(*faults)
-    images = ImageStore(root=root, root_name=f"{key}.images")
-    return tuple(suite.read(Source(files=given, images=images)))[:limit]
-
-
-def _image_faults(suite: Suite, rows: Sequence[Row], file: Path, root: Path, max_pixels: int) -> Iterator[str]:
-    images = {} if suite.images == "none" else {row.id: image for row in rows if (image := suite.image(row))}
-    checked = check_images(root, {image.path for image in images.values()}, max_pixels=max_pixels)
-    for row_id, image in images.items():
-        found = checked[image.path]
-        if found.fault:
-            yield f"{file}: item {row_id}: image {image.path!r}: {found.fault}"
-        elif found.sha256 != image.sha256:
-            yield f"{file}: item {row_id}: image {image.path!r} has other bytes than its record says; was it edited?"
+def _unknown(settings: Evaluate) -> Iterator[str]:
+    known = {suite.file for suite in SUITES.values()}
+    for name in settings.files:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            yield f"evaluate.files: no benchmark {name!r}{hint}  Known: {', '.join(sorted(known))}"
 
 
 def limit_of(suite: Suite, settings: Evaluate) -> int:
@@ -124,7 +105,7 @@ def plan_units(contestants: Sequence[Contestant], exams: Sequence[Exam], setting
         for exam in exams:
             if contestant.takes(exam.suite):
                 for rows in batches(exam, settings.batch_size):
-                    batch = Batch(contestant, exam.suite, rows, exam.root, exam.pictures)
+                    batch = Batch(contestant, exam.suite, rows, exam.root, exam.pictures, exam.held)
                     units.append(Unit(batch_key(batch, limit_of(exam.suite, settings), seed), batch, len(rows)))
     return units
 

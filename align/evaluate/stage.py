@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from align.models.load import LoadedModel
 
 STAGE = "evaluate"
+IMAGES = "images"
+"""Folder of the workspace for images that stand in the rows of published files."""
 _Loaded: TypeAlias = "tuple[Contestant, LoadedModel]"
 
 
@@ -111,6 +113,7 @@ class EvaluateWork:
                 loaded = self._loaded(answers.payload.contestant, loaded)
                 self._answer(answers, loaded[1], workspace)
         if judged and self.judging:
+            self.judging.folders |= self._folders(judged, workspace)
             graded = [(unit, self._lines[unit.payload.answers.key]) for unit in judged]
             again = {unit.key for unit in judged if unit.key in self._lines}
             self.judging.execute(graded, done, workspace, progress, again=again)
@@ -134,12 +137,25 @@ class EvaluateWork:
             batch.contestant,
             batch.suite,
             rows,
-            root=batch.root or self.root,
+            root=self._root(batch, workspace),
             workspace=workspace,
             max_new_tokens=limit_of(batch.suite, self.settings),
             seed=self.seed,
             pictures=batch.pictures,
         )
+
+    def _root(self, batch: Batch, workspace: Path) -> Path:
+        """Where the images of a batch lie; those that stand in its rows are unpacked first."""
+        if batch.held is None:
+            return batch.root or self.root
+        batch.held.unpack(batch.rows, workspace / IMAGES)
+        return workspace / IMAGES
+
+    def _folders(self, judged: Sequence[Unit], workspace: Path) -> dict[str, Path]:
+        """Where the judge finds the images of published files."""
+        batches = [unit.payload.answers.payload for unit in judged]
+        roots = [(b, self._root(b, workspace)) for b in batches if b.root or b.held]
+        return {image.sha256: root for b, root in roots for row in b.rows for image in row.prompt.images}
 
     def _ask_one_by_one(self, batch: Batch, loaded: LoadedModel, workspace: Path) -> dict[str, Any]:
         return {"outputs": [self._ask(batch, [row], loaded, workspace)["outputs"][0] for row in batch.rows]}

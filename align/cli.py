@@ -107,6 +107,11 @@ VERBS = {
             "align score mt_bench --judgments gpt-4_single.jsonl --json",
         ),
     ),
+    "audit": Verb(
+        help="what visual tuning did to a language model: any VLM against its backbone, no recipe needed",
+        run="align.commands.audit:run",
+        takes="own",
+    ),
     "compare": Verb(
         help="two finished runs, question by question: differences, how sure they are, what could not be shown",
         run="align.commands.compare:run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,18 @@ class Contestant:
         from align.models.load import load_language_model, load_vlm
 
         return load_vlm(self.folder, adapter=self.adapter) if self.sees else load_language_model(self.folder)
+
+
+def template_warnings(contestants: Sequence[Contestant]) -> list[str]:
+    """Where the two models of a verdict are not asked in the same bytes."""
+    kinds = {c.name: json.loads((c.folder / "config.json").read_text(encoding="utf-8")) for c in contestants[:2]}
+    kind = kinds.get("vlm", {}).get("model_type", "llava")
+    if "backbone" not in kinds or kind == "llava":
+        return []
+    return [
+        f"the VLM ({kind}) is asked in the chat template of its own processor, the language backbone in LLaVA's: part "
+        "of the difference between them may be the template's"
+    ]
 
 
 def contestants(context: Context) -> tuple[Contestant, ...]:

@@ -27,7 +27,7 @@ from align.evaluate.answers import answer_batch, input_sha256
 from align.evaluate.judge import Grading, JudgeWork, plan_gradings
 from align.evaluate.judging import Judging, Judgings
 from align.evaluate.metrics import change_metric, suite_metrics
-from align.evaluate.models import Contestant, contestants
+from align.evaluate.models import Contestant, contestants, template_warnings
 from align.evaluate.plan import Batch, Exam, Probe, decoding, limit_of, load_exams, plan_probes, plan_units
 from align.evaluate.text import TextBatch, TextWork
 from align.evaluate.verdicts import summary
@@ -202,6 +202,7 @@ class EvaluateWork:
             halved=halved,
             moved=self._moved(lines),
             more=[
+                *template_warnings(self.contestants),
                 *(judgings.told(self.exams, self.judged, lines) if judgings else ()),
                 *self.text.warnings(lines),
             ],

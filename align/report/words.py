@@ -56,11 +56,9 @@ def sentence(verdicts: Mapping[str, Any]) -> str:
 
 def _loss(verdicts: Mapping[str, Any]) -> str:
     if not verdicts["regression"]:
-        return (
-            ""
-            if any(s["text"] for s in verdicts["suites"])
-            else "No text suite was run: nothing is said of a regression."
-        )
+        if not any(s["text"] for s in verdicts["suites"]):
+            return "No text suite was run: nothing is said of a regression."
+        return "" if "backbone" in verdicts["models"] else "No backbone was named: nothing is said of a regression."
     first = verdicts["regression"][0]
     suite = _prose(first["suite"])
     if first["verdict"] == "present":

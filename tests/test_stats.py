@@ -336,3 +336,13 @@ def test_the_margin_is_a_share_of_the_suites_scale():
     judged, exact = verdicts(values, vlm="vlm", backbone="backbone", scale={"judged": 10, "exact": 1})
     assert (judged.margin, exact.margin) == (0.2, 0.02)
     assert judged.regression == "none" and exact.regression == "not shown"  # one question in common tells nothing
+
+
+def test_many_clusters_are_resampled_one_draw_at_a_time_with_the_same_interval():
+    values = [float(i % 4) for i in range(20_000)]  # variance 1.25
+    found = bootstrap_interval(values, draws=500)
+    half = 1.96 * (1.25 / 20_000) ** 0.5
+    assert (found.value, found.n) == (1.5, 20_000)
+    assert found.low == pytest.approx(1.5 - half, abs=0.003) and found.high == pytest.approx(1.5 + half, abs=0.003)
+    twice = bootstrap_interval([v for v in values for _ in "ab"], [i // 2 for i in range(40_000)], draws=500)
+    assert (twice.low, twice.high) == pytest.approx((found.low, found.high))

@@ -430,7 +430,8 @@ class Evaluate:
     files: Mapping[str, Mapping[str, str]] = option(
         dict,
         "a benchmark's own published files in place of that, by what they hold: "
-        "{mt_bench: {questions: question.jsonl, references: reference_answer/gpt-4.jsonl}}",
+        "{mt_bench: {questions: question.jsonl, references: reference_answer/gpt-4.jsonl}}; or a data set of the hub: "
+        "{mme: {hub: lmms-lab/MME, split: test}} (docs/benchmarks.md)",
         operational=True,
     )
     limit: int | None = option(None, "first so many items of each suite", low=1)

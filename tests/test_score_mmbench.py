@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from align.benchmarks.mmbench import read_mmbench
+from align.benchmarks.sheet import Files
 from align.cli import main
 
 COLUMNS = ["index", "question", "A", "B", "C", "D", "answer", "prediction", "l2-category"]
@@ -108,3 +110,12 @@ def test_faults_name_file_and_line(tmp_path, capsys):
     assert "a.tsv:2: expected at least two options" in refused(capsys, tsv(path, ROWS[:1], names))
     names = [*COLUMNS[:7], "output", COLUMNS[8]]
     assert "a.tsv:2: no field `prediction` or `text`; it has index," in refused(capsys, tsv(path, ROWS[:1], names))
+
+
+def test_circular_evaluation_is_what_vlmevalkit_makes_of_it(tmp_path):
+    """60 made-up questions of two to four options, and the hits of VLMEvalKit's evaluation by rule (49 right)."""
+    golden = json.loads((Path(__file__).parent / "benchmark_golden" / "visual.json").read_text(encoding="utf-8"))
+    rows, hits = golden["mmbench"]["rows"], golden["mmbench"]["hits"]
+    (sheet,) = read_mmbench(Files(answers=(tsv(tmp_path / "a.tsv", rows, COLUMNS[:8]),)))
+    assert {o.id.partition("/")[0]: o.value["accuracy"] for o in sheet.outcomes} == hits
+    assert (len(hits), sum(hits.values())) == (60, 49)

@@ -191,3 +191,30 @@ def test_unicorns_questions_with_answers_by_image(tmp_path, capsys):
     assert "q.json:2: `text_answer`, `label` or `answer`: expected yes, no or a number" in refused(
         capsys, "oodcv_vqa", *files
     )
+
+
+# ----------------------------------------------------------------------------------------------- the official programs
+# visual.json: made-up answers, and what MME's calculation (as Sight Beyond Text runs it, 12 tasks of 10 answers) and
+# Unicorn's two evaluations made of them.
+
+GOLDEN = json.loads((Path(__file__).parent / "benchmark_golden" / "visual.json").read_text(encoding="utf-8"))
+
+
+def test_mme_is_what_its_own_program_says(tmp_path, capsys):
+    for task, answers in GOLDEN["mme"]["answers"].items():
+        (tmp_path / f"{task}.txt").write_text("".join("\t".join(row) + "\n" for row in answers))
+    found = score(capsys, "mme", "--answers", tmp_path)
+    scores = {name: value for name, value in GOLDEN["mme"]["scores"].items() if name != "total"}
+    assert {task: found[f"score_{task}"][0] for task in scores} == pytest.approx(scores)
+    sums = [found[name][0] for name in ("perception_without_landmark_artwork", "cognition")]
+    assert sums == pytest.approx(GOLDEN["mme"]["totals"])
+
+
+def test_unicorns_readings_are_what_its_own_programs_say(tmp_path, capsys):
+    assert len(GOLDEN["oodcv"]) == 120
+    for text, truth, right in GOLDEN["oodcv"]:
+        assert score_oodcv(text, truth, OODCV_OFFICIAL).value["accuracy"] == right, (text, truth)
+    answers = save(tmp_path / "sketchy.json", GOLDEN["sketchy"]["answers"])
+    found = score(capsys, "sketchy_vqa", "--answers", answers, "--parser", "official")
+    official = GOLDEN["sketchy"]["values"][:4]  # its share of yes is of all answers, also of those that say neither
+    assert [found[name][0] for name in ("accuracy", "precision", "recall", "f1")] == pytest.approx(official)

@@ -4,12 +4,15 @@ POPE's files of 100,000 made-up answers about 16,667 images are read, joined, sc
 `align score pope` takes all its 20 measures; the peer is the script people write, pandas for the join and
 scikit-learn's `f1_score` over resampled images for the F1 of each split, that is 3 of the 20. The peer resamples 30
 times and is charged 1,000. Both F1 must be equal to the last bits and the widths of their intervals alike.
-Then CIDEr-D of 5,000 images with 5 references each, seconds alone: its usual peer needs Java.
+Then the judged benchmarks with as many judgments, and CIDEr-D of 5,000 images with 5 references each, seconds alone:
+who scores those puts no interval on them, and CIDEr-D's usual peer needs Java.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import platform
 import random
@@ -22,11 +25,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
-sys.path.append(sys.path.pop(0))  # the script beside this one that is called annotate is not the package
+# This file's folder, which Python puts first, would hide the package `annotate` behind the script beside this one.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from align.benchmarks.cider import cider_d
-from align.benchmarks.pope_files import POPE_SCORER, SPLITS
-from align.benchmarks.sheet import Files, Result, take
+from align.benchmarks.cider import cider_d  # noqa: E402
+from align.benchmarks.pope_files import POPE_SCORER, SPLITS  # noqa: E402
+from align.benchmarks.sheet import Files, Result, take  # noqa: E402
+from align.cli import main as align  # noqa: E402
+from bench.score_rig import JUDGED  # noqa: E402
 
 DRAWS, PEER_DRAWS = 1000, 30
 OBJECTS = ("cat", "dog", "bus", "cup", "kite", "chair")
@@ -89,6 +95,18 @@ def captions(n: int) -> float:
     return time.process_time() - started
 
 
+def judged(name: str, n: int) -> float:
+    """Seconds of `align score` over n judgments; every number must lie within its interval."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as printed:
+        call = JUDGED[name](Path(folder), n)
+        started = time.process_time()
+        assert align(["score", *call, "--draws", str(DRAWS), "--json"]) == 0
+        seconds = time.process_time() - started
+    metrics = json.loads(printed.getvalue())["metrics"]
+    assert all(m["low"] <= m["value"] <= m["high"] for m in metrics if m["name"] != "judge_sd"), metrics
+    return seconds
+
+
 def check(ours: Result, theirs: dict[str, tuple[float, float]]) -> float:
     """The largest relative difference of F1; raises if intervals are of another kind."""
     figures = {figure.name: figure for figure in ours.figures}
@@ -114,17 +132,19 @@ def main() -> None:
         seconds = time.process_time() - started
         theirs, their_seconds = peer(Path(name))
     differs = check(ours, theirs)
-    cider = captions(n // 20)
+    others = {name: judged(name, n) for name in JUDGED} | {"cider_d": captions(n // 20)}
     print(f"{n:,} answers, {len(ours.figures)} measures, {DRAWS:,} resamples of images: {seconds:.1f} s")
     print(f"pandas and scikit-learn, 3 measures: {their_seconds:.1f} s")
-    print(f"CIDEr-D of {n // 20:,} images: {cider:.1f} s")
+    for name, took in others.items():
+        print(f"{name}: {took:.1f} s")
     line = {
         "bench": "scoring recorded answers with intervals",
         "peer": "pandas + scikit-learn, 3 of the 20 measures",
         "ratio": round(their_seconds / seconds, 2),
         "bound": None,
         "max_rel_diff": differs,
-        "ours": {"cpu_seconds": round(seconds, 2), "measures": len(ours.figures), "cider_seconds": round(cider, 2)},
+        "ours": {"cpu_seconds": round(seconds, 2), "measures": len(ours.figures)}
+        | {f"{name}_cpu_seconds": round(took, 2) for name, took in others.items()},
         "theirs": {"cpu_seconds": round(their_seconds, 2), "measures": 3},
         "machine": f"{platform.machine()}, 1 thread",
     }

@@ -205,12 +205,14 @@ def test_all_faults_of_keys_and_files_are_told_at_once(tmp_path):
         assert any(said in fault for fault in found), (said, found)
 
 
-def test_hashes_are_those_of_the_files_and_a_limit_is_kept(tmp_path):
+def test_hashes_are_those_of_the_files_and_a_limit_keeps_pairs_whole(tmp_path):
     from hashlib import sha256
 
     mme(tmp_path, "existence", "0001")
+    mme(tmp_path, "existence", "0002")
     (exam,) = load_exams(Evaluate(suites=("mme",), files={"mme": {"folder": str(tmp_path)}}, limit=1), Prompts())
-    (row,) = exam.rows
+    row, other = exam.rows
+    assert row.group == other.group == "existence/0001"
     assert row.prompt.images[0].sha256 == sha256(png("red")).hexdigest()
     assert exam.root == tmp_path
 

@@ -60,7 +60,7 @@ def read_asked(suite: Suite, settings: Evaluate) -> Asked:
     faults = _role_faults(suite, given, key)
     if faults:
         raise UserError(*faults)
-    rows = tuple(suite.read(Source(files=given)))[: settings.limit]
+    rows = _limited(suite, tuple(suite.read(Source(files=given))), settings.limit)
     if not rows:
         raise UserError(f"{key}: no questions in {', '.join(given.values())}")
     file = Path(next(given[role] for role in ("questions", "folder", "hub", *given) if role in given))
@@ -68,6 +68,14 @@ def read_asked(suite: Suite, settings: Evaluate) -> Asked:
     held = bool(images) and not any(image.sha256.startswith(UNOPENED) for image in images)
     root = given.get("images", given.get("folder"))
     return Asked(rows, file, Path(root) if root else None, Held(suite, given) if held else None)
+
+
+def _limited(suite: Suite, rows: tuple[Row, ...], limit: int | None) -> tuple[Row, ...]:
+    """The first so many; of rows that are counted together, the first so many groups, each whole."""
+    if limit is None or suite.pool is None:
+        return rows[:limit]
+    kept = set(list(dict.fromkeys(row.group for row in rows))[:limit])
+    return tuple(row for row in rows if row.group in kept)
 
 
 def _role_faults(suite: Suite, given: Mapping[str, str], key: str) -> list[str]:

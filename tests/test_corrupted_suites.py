@@ -185,3 +185,29 @@ def test_references_that_are_missing_are_a_fault_of_the_file(world, tmp_path):
         (tmp_path / image.name).write_bytes(image.read_bytes())
     with pytest.raises(UserError, match=r"item 0: question.truth: captions need `references`, a list of texts"):
         replace(world, folder=tmp_path).work("coco_captions")
+
+
+# -------------------------------------------------------------------------------------------------- demonstrations
+
+
+def test_demonstrations_are_text_about_other_images_and_part_of_what_is_shown(world, tmp_path):
+    stage = world.work("coco_captions", "coco_captions+2_demonstrations")
+    clean, shot = (exam.suite for exam in stage.exams)
+    for row in world.rows:
+        *before, last = shot.opening(row)
+        assert [turn.role for turn in before] == ["user", "assistant"] * 2 and last == clean.first_turn(row)
+        assert not any(turn.images for turn in before)
+        others = [f"A picture number {other.id}." for other in world.rows if other is not row]
+        assert sorted(turn.text for turn in before[1::2]) == others
+        assert input_sha256(shot, row, "") != input_sha256(clean, row, "")
+    lines: dict = {}
+    stage.execute(stage.units, lines.__setitem__, tmp_path, lambda *_: None)
+    items = stage.compile(lines, tmp_path).files["items.jsonl"]
+    assert [item.suite for item in items].count("coco_captions+2_demonstrations") == 3
+
+
+def test_demonstrations_need_other_images_and_a_known_answer(world):
+    with pytest.raises(UserError, match=r"coco_captions\+3_demonstrations: asks about 3 images; it takes 4"):
+        world.work("coco_captions+3_demonstrations")
+    with pytest.raises(UserError, match="are for single questions about an image"):
+        find_suites(["text_instructions+3_demonstrations"])

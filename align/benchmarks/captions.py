@@ -212,6 +212,7 @@ def _suite(name: str) -> Suite:
         among=score_among,
         measures=MEASURES,
         headline="cider_d",
+        answer=lambda row: _references(row)[0],
         needs=_needs,
     )
 

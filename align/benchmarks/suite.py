@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from align.benchmarks.corruptions import Corruption
 from align.benchmarks.measures import Measure, Outcome, Value, mean, ratio
 from align.benchmarks.rows import Row
-from annotate.records import Image, Turn
+from annotate.errors import UserError
+from annotate.records import Image, Turn, sha256_of
 
 if TYPE_CHECKING:
     from align.benchmarks.judge_asks import Judged
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measure", "NoiseKind", "Outcome", "Score", "Suite", "Value", "mean", "ratio"]
 
+_ROLES: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
 NoiseKind = Literal["blank", "gaussian", "photo", "corrupted"]
 
 
@@ -77,9 +79,18 @@ class Suite:
     corruption: Corruption | None = None
     """What is done to the image before it is looked at."""
 
+    demonstrations: int = 0
+    """So many questions about other images, with their answers and as text alone, stand before the own one."""
+    answer: Callable[[Row], str] = lambda row: row.questions[0].answer
+    """What a demonstration says."""
+    shown: tuple[Row, ...] = ()
+    """Rows of which the demonstrations are made, each about another image."""
+
     def asking(self, rows: Sequence[Row]) -> Suite:
-        """The suite for these rows."""
+        """The suite for these rows. Raises `UserError` where there are too few to demonstrate with."""
         suite = replace(self, score=self.among(rows), among=None) if self.among else self
+        if self.demonstrations:
+            suite = replace(suite, shown=_one_of_each_image(rows, self.demonstrations + 1, self.name))
         categories = list(dict.fromkeys(row.category for row in rows))
         return replace(suite, measures=self.measured(categories), measured=None) if self.measured else suite
 
@@ -106,6 +117,13 @@ class Suite:
             return Turn(role="user", text=f"<image>\n{turn.text}", images=(row.noise_image,))
         return turn
 
+    def opening(self, row: Row) -> list[Turn]:
+        """What is said up to the first answer: demonstrations, if there are any, and the first user turn."""
+        others = [other for other in self.shown if other.cluster != row.cluster][: self.demonstrations]
+        said = [(other.questions[0].text, self.answer(other)) for other in others]
+        turns = [Turn(role=role, text=text) for pair in said for role, text in zip(_ROLES, pair, strict=True)]
+        return [*turns, self.first_turn(row)]
+
     def fault(self, row: Row) -> str:
         """Why this row cannot be asked in this suite, or nothing."""
         n_images = len(row.prompt.images)
@@ -123,3 +141,14 @@ class Suite:
         if self.chooses and len(row.questions[0].options) < 2:
             return "question.options: a choice needs at least two"
         return self.needs(row)
+
+
+def _one_of_each_image(rows: Sequence[Row], n: int, name: str) -> tuple[Row, ...]:
+    """The first n in an order that has nothing to do with the file's."""
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: sha256_of(["demonstration", row.id])):
+        if len(found) < n:
+            found.setdefault(row.cluster, row)
+    if len(found) < n:
+        raise UserError(f"{name}: asks about {len(found)} images; it takes {n} to demonstrate with others each time")
+    return tuple(found.values())

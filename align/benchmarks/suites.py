@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -51,6 +52,7 @@ SUITES = {
 
 
 GRID_NAME = "grid"
+_DEMONSTRATIONS = re.compile(r"([1-9]\d?)_demonstrations")
 
 
 def find_suites(names: Iterable[str]) -> list[Suite]:
@@ -68,7 +70,10 @@ def find_suites(names: Iterable[str]) -> list[Suite]:
 
 
 def suites_of(name: str) -> list[Suite]:
-    """`pope`; `pope+gaussian_noise_3`, the same about corrupted images; `pope+grid`, both of all in the paper."""
+    """`pope`; `pope+gaussian_noise_3`, the same about corrupted images; `pope+grid`, both of all in the paper.
+
+    `mme+3_demonstrations`: three questions and answers as text before each (Sight Beyond Text, its evaluation code).
+    """
     clean, plus, how = name.partition("+")
     if clean not in SUITES:
         near = difflib.get_close_matches(clean, SUITES, n=1)
@@ -77,6 +82,10 @@ def suites_of(name: str) -> list[Suite]:
     suite = SUITES[clean]
     if not plus:
         return [suite]
+    if demonstrated := _DEMONSTRATIONS.fullmatch(how):
+        if suite.images != "own" or suite.turns != 1 or suite.judged:
+            raise UserError(f"{name!r}: demonstrations are for single questions about an image, with a known answer")
+        return [replace(suite, name=name, demonstrations=int(demonstrated.group(1)))]
     if suite.images != "own":
         raise UserError(f"{name!r}: {clean} shows no images of its own that could be corrupted")
     chosen = GRID if how == GRID_NAME else [Corruption.of(how)]

@@ -40,6 +40,8 @@ def input_sha256(suite: Suite, row: Row, conditioning: str) -> str:
     shown: list[Any] = [suite.images, text, [i.sha256 for i in turn.images], follow_ups, conditioning]
     if suite.corruption:
         shown += [VERSION, str(suite.corruption), suite.corruption.seed]
+    if suite.demonstrations:
+        shown.append([before.text for before in suite.opening(row)[:-1]])
     return sha256_of([*shown, list(row.questions[0].options)] if suite.chooses else shown)
 
 
@@ -57,7 +59,7 @@ def answer_batch(
 ) -> dict[str, Any]:
     """The line to record for these rows, which all have one temperature. `pictures`: images that are made, by hash."""
     talk = _Talk(loaded, contestant, suite, root, workspace, max_new_tokens, seed, pictures or {})
-    talks: dict[str, list[Turn]] = {row.id: [suite.first_turn(row)] for row in rows}
+    talks: dict[str, list[Turn]] = {row.id: suite.opening(row) for row in rows}
     outputs: dict[str, list[str]] = {row.id: [] for row in rows}
     for i in range(max(len(row.questions) for row in rows)):
         asked = [row for row in rows if i < len(row.questions) and row.id not in talk.faults]

@@ -133,6 +133,11 @@ VERBS = {
         takes="own",
         examples=("align preview data/mixes/mlan_v -n 12 --seed 3",),
     ),
+    "analyse": Verb(
+        help="the papers' figures and tables of finished runs: grid, correlation, scaling, checkpoints, capabilities",
+        run="align.commands.analyse:run",
+        takes="own",
+    ),
     "sweep": Verb(
         help="a recipe at many values of its options, and one table of them",
         run="align.commands.sweep:run",

@@ -10,7 +10,7 @@ from pathlib import Path
 from align.benchmarks.measures import Outcome, estimate
 from align.benchmarks.suites import SUITES
 from annotate.jsonl import dump_line
-from annotate.records import Item, Manifest, Metric
+from annotate.records import Item, Manifest, Metric, replace
 
 SHA = {"backbone": "aa" * 32, "vlm": "bb" * 32, "dpo": "cc" * 32, "sft": "dd" * 32}
 
@@ -32,11 +32,14 @@ def write_run(
     tokens: int = 40,
     shown: str = "as written",
     images: int = 0,
+    category: str = "",
+    rows: Mapping[str, int] | None = None,
     weights: Mapping[str, str] = SHA,
 ) -> Path:
     """`answers`: suite -> model -> one mark per question: 1 right, 0 wrong, ? unreadable.
 
-    `images`: how many questions share each image, in the order of the questions (0: none is recorded).
+    `images`: how many questions share each image, in the order of the questions (0: none is recorded). `category`:
+    names that questions have in turn. `rows`: how many rows each training stage was trained on.
     """
     models = list(dict.fromkeys(m for of_suite in answers.values() for m in of_suite))
     items, metrics = [], []
@@ -81,8 +84,12 @@ def write_run(
     (made / "items.jsonl").write_text("".join(map(dump_line, items)), encoding="utf-8")
     (made / "metrics.jsonl").write_text("".join(map(dump_line, metrics)), encoding="utf-8")
     (made / "verdicts.json").write_text(json.dumps(verdicts), encoding="utf-8")
-    if images:
-        places = {s: {f"q{i:03}": [f"image {i // images}", "", ""] for i in range(999)} for s in answers}
+    if images or category:
+        names = category.split() or [""]
+        places = {
+            s: {f"q{i:03}": [f"image {i // images}" if images else "", names[i % len(names)], ""] for i in range(999)}
+            for s in answers
+        }
         (made / "questions.json").write_text(json.dumps({"schema": "questions/1", "suites": places}), encoding="utf-8")
     manifest = Manifest(
         stage="evaluate",
@@ -96,4 +103,8 @@ def write_run(
         seeds={"seed": seed},
     )
     (made / "manifest.json").write_text(json.dumps(manifest.to_json()), encoding="utf-8")
+    for stage, n in (rows or {}).items():
+        trained = replace(manifest, stage=stage, funnel={"rows trained on": n})
+        (folder / stage).mkdir()
+        (folder / stage / "manifest.json").write_text(json.dumps(trained.to_json()), encoding="utf-8")
     return folder

@@ -112,7 +112,7 @@ def test_mme_in_both_layouts_of_its_folder(tmp_path):
 def test_mmbench_with_its_images_in_the_table_each_once(tmp_path):
     head = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]
     cells = [
-        [7, "Which colour?", "Look.", "red", "blue", "", "", "A", "colour", base64.b64encode(png("red") * 30).decode()],
+        [7, "Which colour?", "Look.", "red", "blue", "", "", "A", "colour", base64.b64encode(png("red")).decode()],
         [1_000_007, "Which colour?", "nan", "blue", "red", "", "", "B", "colour", "7"],  # the picture of row 7
     ]
     table = tmp_path / "mmbench_dev.tsv"
@@ -124,6 +124,11 @@ def test_mmbench_with_its_images_in_the_table_each_once(tmp_path):
     )
     assert [(row.id, row.group) for row in rows] == [("7", "7/2"), ("1000007", "7/2")]
     assert rows[0].prompt.images == rows[1].prompt.images
+    cut = tmp_path / "cut.tsv"
+    cut.write_text(table.read_text().replace(base64.b64encode(png("red")).decode(), "iVBORw0KGgo*" * 8))
+    with pytest.raises(UserError, match=r"cut.tsv:2: `image`: is neither a path nor base64; was it cut off"):
+        rows_of(MMBENCH, questions=str(cut))
+    assert MMBENCH.score is not None
     score = [MMBENCH.score(row, [said]).value["accuracy"] for row, said in zip(rows, ["A", "blue"], strict=True)]
     assert score == [1.0, 0.0]
 

@@ -61,7 +61,7 @@ class Source:
         try:
             if isinstance(value, Mapping):
                 return self.images.embedded(_bytes(value), str(value.get("path") or ""))
-            if isinstance(value, str) and len(value) > 1000:
+            if isinstance(value, str) and len(value) > 64 and "." not in value:  # base64 has no period, names have one
                 return self.images.embedded(base64.b64decode(value, validate=True))
             if isinstance(value, str) and value.strip():
                 return self.images.named(value.strip())

@@ -6,8 +6,8 @@ Which wordings a row gets is drawn by hash from the seed, the row's id and which
 of rows nor their number matters. MLAN (section 2.1, Appendix C.2, Tables 7-10) has 20 instructions for each type of
 answer and 20 ways to begin the line with the direct answer; its lists carry no licence, so these are other words.
 
-A target is checked as it is made: `align.answers` must read it as the answer that it states. Where an option's text
-could be taken for another's letter, letter and text are written both.
+`align.answers` reads every target as the answer that it states: where that is not plain it is tried as the target is
+made, and where an option's text could be taken for another's letter, letter and text are written both.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from align.answers import LETTERS, AnswerType, has_word, looks_like_letter, one_line, read_answer, same_answer
+from align.answers import FAILED, LETTERS, AnswerType, has_word, looks_like_letter, one_line, read_answer, same_answer
 from align.settings import option
 from annotate.errors import RecordError
 from annotate.records import IMAGE_PLACEHOLDER, Prompt, replace
@@ -154,27 +154,20 @@ class Instruction:
 def answer_type(prompt: Prompt, wanted: str = "auto") -> AnswerType | None:
     """How the answer of a row looks: what is `wanted`, or what the row's `meta.task` says; None: as it is."""
     found = prompt.meta.get("task") if wanted == "auto" else wanted
-    return next((kind for kind in get_args(AnswerType) if kind == found), None)
+    return next((kind for kind in WORDINGS if kind == found), None)
 
 
 def as_instruction(
     prompt: Prompt, kind: AnswerType | None, templates: Templates, *, seed: int, copy: int
 ) -> Instruction:
     """The row in its wordings. Raises `RecordError` for a row without an answer, or without the options it needs."""
-    meta = prompt.meta
-    answer = one_line(_text(meta, "answer")) or (prompt.reference or "").strip()
-    if not answer:
-        raise RecordError("no answer: reference is empty")
+    answer, choices, index = _answered(prompt, kind)
     if kind is None:
         return Instruction(prompt=_bare(prompt, prompt.turns[-1].text), target=answer, answer=answer, type=None)
-    choices = _choices(meta) if kind == "multiple_choice" else ()
-    index = meta.get("answer_index") if choices else None
-    if choices and (type(index) is not int or not 0 <= index < len(choices)):
-        raise RecordError(f"meta.answer_index: {index!r:.20} is none of {len(choices)} choices")
     verb, lead = wordings(kind, prompt.id, seed, copy)
     asked = _asked(prompt, kind, choices, WORDINGS[kind][verb] if templates.instruction else "")
     stated, line = _stated(answer, kind, choices, index, lead, templates)
-    rationale = one_line(_text(meta, "rationale")) if templates.before == "rationale" else ""
+    rationale = one_line(_text(prompt.meta, "rationale")) if templates.before == "rationale" else ""
     above = rationale or (stated if templates.before == "answer" and templates.direct_line else "")
     return Instruction(
         prompt=_bare(prompt, asked),
@@ -189,16 +182,27 @@ def as_instruction(
 
 def check_row(prompt: Prompt, kind: AnswerType | None, templates: Templates) -> None:
     """Raise `RecordError` for a row that `as_instruction` would refuse; most are told without making the target."""
-    answer = one_line(_text(prompt.meta, "answer")) or (prompt.reference or "").strip()
-    if kind == "multiple_choice":
-        # With the stop that ends the line, options are still as different as they are without any.
-        bare = [choice.rstrip(".") for choice in _choices(prompt.meta)]
-        sure = templates.choice == "text" and len(set(bare)) == len(bare) and not any(map(looks_like_letter, bare))
-        sure = sure and prompt.meta.get("answer_index") in range(len(bare)) and bool(prompt.meta.get("question"))
-    else:
-        sure = kind != "true_false" or answer in ("yes", "no")
-    if not sure or not answer:
+    answer, choices, index = _answered(prompt, kind)
+    texts = [_text(prompt.meta, key) for key in ("question", "context", "rationale")]
+    plain = not any(IMAGE_PLACEHOLDER in text for text in (*texts, *choices)) and (bool(texts[0]) or not choices)
+    if kind is not None and not (plain and _certain(answer, kind, choices, index, templates)):
         as_instruction(prompt, kind, templates, seed=0, copy=0)
+
+
+def _answered(prompt: Prompt, kind: AnswerType | None) -> tuple[str, tuple[str, ...], int | None]:
+    """The answer, the options, and which of them it is. Raises `RecordError` where they are missing."""
+    answer, reference = _text(prompt.meta, "answer"), (prompt.reference or "").strip()
+    answer = one_line(answer or reference) if kind else reference or answer
+    if not answer:
+        raise RecordError("no answer: reference is empty")
+    if IMAGE_PLACEHOLDER in answer:
+        raise RecordError(f"its answer holds {IMAGE_PLACEHOLDER}")
+    if kind != "multiple_choice":
+        return answer, (), None
+    choices, index = _choices(prompt.meta), prompt.meta.get("answer_index")
+    if type(index) is not int or not 0 <= index < len(choices):
+        raise RecordError(f"meta.answer_index: {index!r:.20} is none of {len(choices)} choices")
+    return answer, choices, index
 
 
 def wordings(kind: AnswerType, row: str, seed: int, copy: int) -> tuple[int, int]:
@@ -260,16 +264,29 @@ def _stated(
         forms = [by.pop(templates.choice), by["both"] if "both" in by else text, f"({letter}) {text}", letter]
     if kind == "true_false" and answer.casefold() in ("true", "false"):
         forms = ["yes" if answer.casefold() == "true" else "no"]
+    certain = _certain(answer, kind, choices, index, templates)
     for form in forms:
         line = direct_line(form, lead) if templates.direct_line else form
-        found = read_answer(line, kind, choices)
-        if found.index == index if kind == "multiple_choice" else found.text and same_answer(found.text, form):
+        found = FAILED if certain else read_answer(line, kind, choices)
+        if certain or (found.index == index if choices else found.text and same_answer(found.text, form)):
             return form, line
     if kind == "true_false":
         raise RecordError(f"the answer of a true-or-false row is {answer!r:.40}, neither yes nor no")
     if kind == "short_answer" and not templates.direct_line:
         return forms[0], forms[0]  # nothing is promised of an answer without the line
     raise RecordError("its answer cannot be read back: do its options have the same text?")
+
+
+def _certain(answer: str, kind: AnswerType, choices: Sequence[str], index: int | None, templates: Templates) -> bool:
+    """Whether the wanted form reads back without trying: true of nearly all rows, and trying takes its time."""
+    if kind == "short_answer":
+        return templates.direct_line
+    if kind == "true_false":
+        return answer in ("yes", "no")
+    # Beside the stop that ends the line: different texts, none empty, none that could be a letter.
+    bare = [choice.rstrip(".") for choice in choices]
+    different = len(set(bare)) == len(bare) and all(bare) and not any(map(looks_like_letter, bare))
+    return templates.direct_line and templates.choice == "text" and different
 
 
 def direct_line(answer: str, lead: int) -> str:

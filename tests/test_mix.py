@@ -219,6 +219,8 @@ def test_every_fault_of_the_file_is_told_with_its_line(tmp_path: Path, capsys: p
         ":6  sources.0.dataset: is missing",
         ":6  sources.0.file: nowhere.jsonl: no such file",
     ]
+    path.write_text("vision_percent: 0\nsources:\n  - {file: mix.json, task: qa, dataset: a, modality: vision}\n")
+    assert ":1  vision_percent: 80,000 rows of text are wanted, and no source has" in refused(capsys, str(path), "out")
     good = world(tmp_path, "budget: 8")
     text = "\n".join(line for line in good.read_text().splitlines() if "vision" not in line)
     good.write_text(text + "\n")
@@ -288,6 +290,14 @@ def test_a_mix_is_what_the_other_verbs_read(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["validate", str(tmp_path / "out" / EXAMPLES)]) == 0
     assert "20 examples (mmalign); faults: 0" in capsys.readouterr().out
+
+
+def test_sources_that_give_nothing_are_not_read(tmp_path: Path) -> None:
+    path = world(tmp_path, "budget: 20")
+    (tmp_path / "vqav2.jsonl").unlink()
+    (tmp_path / "aokvqa.jsonl").write_text("not read")
+    _, manifest = mixed(path)
+    assert [Path(one["file"]).stem for one in manifest["inputs"]] == ["squad", "cosmosqa", "arc"]
 
 
 def test_load_mix_takes_changes(tmp_path: Path) -> None:

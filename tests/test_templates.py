@@ -114,13 +114,23 @@ def test_wordings_are_drawn_by_row_copy_and_seed_and_all_of_them_are_used() -> N
         ("multiple_choice", "tin", {"choices": METALS, "answer_index": 3}, "meta.answer_index: 3 is none of 3 choices"),
         ("multiple_choice", "tin", {"choices": METALS, "answer_index": 0}, "meta.question"),
         ("multiple_choice", "x", {"choices": ["x"] * 27, "answer_index": 0}, "more than there are letters"),
+        (
+            "multiple_choice",
+            "tin",
+            {"choices": METALS, "answer_index": True, "question": "?"},
+            "meta.answer_index: True",
+        ),
         ("short_answer", "a", {"question": 7}, "meta.question: expected text, got 7"),
+        ("short_answer", "a", {"question": "<image> Why?"}, "1 <image> placeholder"),
+        ("short_answer", "see <image>", {}, "its answer holds <image>"),
     ],
 )
 def test_rows_that_cannot_be_instructions_say_why(kind: str, reference: str | None, meta: dict, says: str) -> None:
     row = asked("What?", reference, **meta)
     with pytest.raises(RecordError, match=says):
         as_instruction(row, kind, Templates(), seed=0, copy=0)  # type: ignore[arg-type]
+    with pytest.raises(RecordError, match=says):
+        check_row(row, kind, Templates())  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------- reading back

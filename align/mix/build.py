@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -70,6 +70,10 @@ class Draw:
 # ---------------------------------------------------------------------------------------------------------- first time
 
 
+_MOST_FAULTS = 1000
+"""A file with more of them is another kind of file."""
+
+
 def _quiet(done: int, total: int) -> None:
     """No progress is shown."""
 
@@ -87,10 +91,11 @@ def draw_mix(
     """
     accounts = {pool: Account(quota) for pool, quota in quotas(mix).items()}
     urns = {pool: Urn(account.quota) for pool, account in accounts.items()}
-    total = sum(Path(source.file).stat().st_size for source in mix.sources)
+    used = [(number, source) for number, source in enumerate(mix.sources) if accounts[pool_of(source)].quota]
+    total = sum(Path(source.file).stat().st_size for _, source in used)
     faults: list[str] = []
     done = 0
-    for number, source in enumerate(mix.sources):
+    for number, source in used:
         pool = pool_of(source)
         reader = _Reader(mix, source, number, accounts[pool], exams, gallery)
         for at, start, line in _lines(Path(source.file)):
@@ -100,6 +105,8 @@ def draw_mix(
                 reader.offer(line, start, urns[pool])
             except RecordError as error:
                 faults.append(f"{source.file}:{at}: {error}")
+                if len(faults) >= _MOST_FAULTS:
+                    raise UserError(*faults) from None
         done += Path(source.file).stat().st_size
     if faults:
         raise UserError(*faults)
@@ -242,13 +249,18 @@ def write_mix(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the rows and the manifest into the folder `out`, both or neither; returns the manifest."""
     out.mkdir(parents=True, exist_ok=True)
-    with stopped_once(), scratch(out, ".mix-") as folder:
-        sha256 = _write_rows(draw, folder / EXAMPLES, exams, gallery or Gallery(None), progress)
-        manifest = _manifest(draw, sha256, exams, left_out)
-        write_text(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
-        with unstoppable():
-            for name in (EXAMPLES, MANIFEST):
-                (folder / name).replace(out / name)
+    try:
+        with stopped_once(), scratch(out, ".mix-") as folder:
+            sha256 = _write_rows(draw, folder / EXAMPLES, exams, gallery or Gallery(None), progress)
+            manifest = _manifest(draw, sha256, exams, left_out)
+            write_text(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+            with unstoppable():
+                (out / MANIFEST).unlink(missing_ok=True)  # of an earlier mix: it must never stand beside other rows
+                for name in (EXAMPLES, MANIFEST):
+                    (folder / name).replace(out / name)
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # if nothing came of it
     return manifest
 
 
@@ -257,7 +269,8 @@ def _write_rows(draw: Draw, path: Path, exams: Sequence[Exam], gallery: Gallery,
     sha256 = hashlib.sha256()
     sources = draw.mix.sources
     with ExitStack() as files, path.open("wb", buffering=1 << 20) as stream:
-        handles = [files.enter_context(Path(source.file).open("rb")).fileno() for source in sources]
+        used = {row.place.source for row in draw.rows}
+        handles = {i: files.enter_context(Path(sources[i].file).open("rb")).fileno() for i in used}
         for n, (_, place, copy) in enumerate(draw.rows):
             source = sources[place.source]
             record = record_of(os.pread(handles[place.source], place.length, place.start))
@@ -283,10 +296,14 @@ def _manifest(draw: Draw, sha256: str, exams: Sequence[Exam], left_out: bool) ->
         "schema": "mix/1",
         **{key: value for key, value in asdict(mix).items() if key != "sources"},
         "counts": counts(draw),
-        "inputs": [asdict(source) | {"sha256": file_sha256(Path(source.file))} for source in mix.sources],
+        "inputs": [
+            asdict(source) | {"sha256": file_sha256(Path(source.file))}
+            for source in mix.sources
+            if draw.accounts[pool_of(source)].quota
+        ],
         "output": {"file": EXAMPLES, "rows": len(draw.rows), "sha256": sha256},
         "against": [
-            {"file": str(exam.file), "sha256": file_sha256(exam.file), "left_out": left_out, **exam.overlap.result()}
+            {"file": exam.file.name, "sha256": file_sha256(exam.file), "left_out": left_out, **exam.overlap.result()}
             for exam in exams
         ],
         "mmalign": version("mmalign"),

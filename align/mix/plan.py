@@ -116,8 +116,11 @@ def _check(mix: Mix, faults: Faults) -> None:
         for key in ("file", "task", "dataset"):
             if not getattr(source, key).strip() and not faults.has(f"sources.{i}.{key}"):
                 faults.add_at(line, f"sources.{i}.{key}", "is missing; a source has file, task, dataset and modality")
-        if source.file and not Path(source.file).is_file():
-            faults.add(f"sources.{i}.file", f"{source.file}: no such file; data/prepare_*.py make them")
+        if source.file and modality_rows(mix)[source.modality]:  # others are not read, and need not be there
+            if not Path(source.file).is_file():
+                faults.add(f"sources.{i}.file", f"{source.file}: no such file; data/prepare_*.py make them")
+            elif not source.file.endswith(".jsonl"):
+                faults.add(f"sources.{i}.file", f"{source.file}: is no .jsonl; `align convert` makes one")
         if seen.setdefault((pool_of(source), source.file), i) != i:
             faults.add_at(
                 line, f"sources.{i}", f"stands twice, first as source {seen[pool_of(source), source.file] + 1}"

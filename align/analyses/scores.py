@@ -226,7 +226,9 @@ def grid(runs: Sequence[Run], suites: Sequence[str], *, seed: int = 0) -> Json:
     return {
         "schema": "grid/1",
         "suites": [
-            {"suite": s, "measure": next((r.headlines[s] for r in runs if s in r.headlines), "")} for s in suites
+            {"suite": suite, "measure": run.headlines[suite], "scale": run.scale(suite)}
+            for suite in suites
+            for run in [next(run for run in runs if suite in run.headlines)]
         ],
         "rows": _once(rows),
         "seed": seed,

@@ -103,14 +103,11 @@ def entry_of(record: Prompt | Annotated | PreferencePair | Example, gallery: Gal
     return _entry(name, tuple(texts), prompt.images, gallery)
 
 
-def load_set(name: str, path: Path, image_root: Path | None, gallery: Gallery | None = None) -> list[Entry]:
-    """The questions of an evaluation set. Raises `UserError` with what it could be.
-
-    `gallery`: of several sets that share images, so that each is opened once.
-    """
+def load_set(name: str, path: Path, image_root: Path | None) -> list[Entry]:
+    """The questions of an evaluation set. Raises `UserError` with what it could be."""
     if image_root is not None and not image_root.is_dir():
         raise UserError(f"--against {name}: {image_root} is not a folder; image paths are relative to it")
-    gallery = gallery or Gallery(image_root)
+    gallery = Gallery(image_root)
     if path.suffix == ".txt":
         return list(_lines(path))
     first = next((placed.value for placed in read_rows(path) if not placed.fault), None)

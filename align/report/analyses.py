@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WIDTH = 120
 Found = Mapping[str, Any]
 _MARKS = "osD^vPX*"
+NAMED = 8
+"""Up to so many points of a scatter have their names beside them; the table has all."""
 
 
 def render_text(found: Found) -> str:
@@ -163,14 +165,16 @@ def _scatter(found: Found) -> str:
             ax.plot(_reach(point["x"]), [y, y], color=ink, linewidth=0.9, alpha=0.6)
             ax.plot([x, x], _reach(point["y"]), color=ink, linewidth=0.9, alpha=0.6)
             ax.plot([x], [y], "o", color=ink)
-            ax.annotate(point["system"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            if len(found["points"]) <= NAMED:
+                ax.annotate(point["system"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
         if found["line"]:
             slope, height = found["line"]
             ends = [min(p["x"]["value"] for p in found["points"]), max(p["x"]["value"] for p in found["points"])]
             ax.plot(ends, [slope * x + height for x in ends], color=_INK["soft"], linewidth=1, linestyle=(0, (4, 3)))
         ax.set_xlabel(suite_name(found["x"]))
         ax.set_ylabel(suite_name(found["y"]))
-        ax.set_title(_correlated(found))
+        if found["r"] is not None:
+            ax.set_title(f"R2 {found['r2']:.2f}, Pearson {found['r']:.2f}, n={found['n']}")
     return out[0]
 
 
@@ -230,21 +234,34 @@ def _bars(found: Found) -> str:
 def _differences(found: Found) -> str:
     """The grid as bars would repeat the report; its differences to the VLM are what is drawn."""
     rows = [row for row in found["rows"] if any(c and c["minus_vlm"] for c in row["cells"].values())]
-    suites = [s["suite"] for s in found["suites"]]
+    suites, named = [s["suite"] for s in found["suites"]], set[str]()
     with _drawn("grid", 1, 1, 9.6, 0.9 + 0.16 * max(1, len(rows)) * len(suites)) as (axes, out):
         ax = axes[0, 0]
         step = 0.8 / max(1, len(rows))
+        scales = {s["suite"]: s["scale"] for s in found["suites"]}
         for k, row in enumerate(rows):
             for i, suite in enumerate(suites):
                 difference = (row["cells"][suite] or {}).get("minus_vlm")
                 if difference:
                     y = len(suites) - 1 - i + 0.4 - step * (k + 0.5)
+                    name = _name(row["model"]) if row["model"] not in named else None
+                    named.add(row["model"])
                     if (low := difference["low"]) is not None:
-                        ax.plot([low, difference["high"]], [y, y], color=_ink(row["model"]), linewidth=1.4)
-                    ax.plot([difference["mean"]], [y], "o", markersize=4, color=_ink(row["model"]))
+                        ends = [low / scales[suite], difference["high"] / scales[suite]]
+                        ax.plot(ends, [y, y], color=_ink(row["model"]), linewidth=1.4)
+                    ax.plot(
+                        [difference["mean"] / scales[suite]],
+                        [y],
+                        "o",
+                        markersize=4,
+                        color=_ink(row["model"]),
+                        label=name,
+                    )
         ax.axvline(0, color=_INK["soft"], linewidth=1)
         ax.set_yticks(range(len(suites)), [suite_name(s) for s in reversed(suites)])
-        ax.set_xlabel("difference to the VLM")
+        ax.set_xlabel("difference to the VLM, as a share of the suite's scale")
+        if named:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         ax.tick_params(length=0)
         ax.grid(axis="y", visible=False)
     return out[0]

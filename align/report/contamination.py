@@ -14,21 +14,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from align.benchmarks.suite import Suite
+from align.benchmarks.suites import find_suites
+from align.benchmarks.text_rows import load_text, text_files
 from align.context import Context
 from align.digest import file_sha256
-from align.doctor.sets import Gallery, entry_of, load_set
+from align.doctor.sets import Gallery, entry_of
+from align.evaluate.exam_files import read_asked
 from align.overlap import Entry, Overlap
 from align.report.pieces import Cell, note, table, text
 from align.report.words import SUITES
+from align.settings import Evaluate
 from annotate.errors import UserError
 from annotate.records import Annotated, Completion, Example, PreferencePair, Prompt
 
 MOST_IMAGES = 1500
 """With more of them images are compared by their bytes alone: to look at each takes about 5 ms."""
 SETS = {"dpo": "preference", "steerlm": "steerlm", "rejection": "rejection"}
+_HUB = "came from the hub and is not kept"
 Found = Mapping[str, Any]
 
 
@@ -53,20 +60,11 @@ def contamination(context: Context, annotated: Sequence[Annotated]) -> dict[str,
         notes.append(f"{len(images):,} images were compared by their bytes alone: resized copies are not found")
     gallery = Gallery(seen)
     entries = [_entry(prompt, texts, gallery) for prompt, texts in prompts.values()]
-    made = []
-    for file, suites in _evaluated(context).items():
-        row: dict[str, Any] = {"file": file.name, "suites": suites, "n": 0, "notes": []}
-        why = _unusable(context, file)
-        try:
-            questions = [] if why else load_set(suites[0], file, seen, gallery)[: settings.limit]
-        except UserError as error:
-            why = error.faults[0]
-        made.append(row | ({"why": why} if why else _counts(suites[0], questions, entries)))
     return {
         "trained_on": used,
         "n_prompts": len(prompts),
         "n_images": len(images),
-        "sets": [*made, *_from_hub(context)],
+        "sets": [*_visual(context, settings, entries, seen), *_texts(context, settings, entries)],
         "notes": notes,
     }
 
@@ -102,35 +100,68 @@ def _entry(prompt: Prompt, texts: Mapping[str, None], gallery: Gallery) -> Entry
     )
 
 
-def _evaluated(context: Context) -> dict[Path, list[str]]:
-    """Benchmark file -> the suites that ask its questions."""
-    from align.benchmarks.suites import find_suites
-    from align.benchmarks.text_rows import text_files
-
-    settings = context.recipe.evaluate
-    assert settings is not None
-    found: dict[Path, list[str]] = {}
+def _visual(
+    context: Context, settings: Evaluate, entries: Sequence[Entry], seen: Path | None
+) -> Iterator[dict[str, Any]]:
+    """The benchmarks of `evaluate.suites`, each file once for all suites that ask its questions."""
+    by_file: dict[str, list[Suite]] = {}
     for suite in find_suites(settings.suites):
-        found.setdefault(Path(settings.folder) / f"{suite.file}.jsonl", []).append(suite.name)
-    for path in text_files(settings.text) if settings.text else ():
-        if not path.stem.endswith(".shots"):
-            found.setdefault(path, []).append(path.stem)
-    return found
+        by_file.setdefault(suite.file, []).append(suite)
+    for name, suites in by_file.items():
+        row: dict[str, Any] = {"file": name, "suites": [suite.name for suite in suites], "n": 0, "notes": []}
+        if "hub" in settings.files.get(name, {}):
+            yield row | {"why": _HUB}
+            continue
+        published = settings.files.get(name, {})
+        file = Path(published.get("questions") or Path(settings.folder) / f"{name}.jsonl")
+        why = "" if published and "questions" not in published else _changed(context, file, name if published else "")
+        try:
+            asked = None if why else read_asked(suites[0], settings)
+        except UserError:
+            asked, why = None, "can no longer be read"
+        if asked is None:
+            yield row | {"file": file.name, "why": why}
+            continue
+        row["file"] = asked.file.name
+        gallery = Gallery(None if seen is None else asked.root or seen)
+        questions = [
+            replace(entry_of(r.prompt, gallery), id=r.id, texts=tuple(q.text for q in r.questions)) for r in asked.rows
+        ]
+        yield row | _counts(name, questions, entries)
 
 
-def _from_hub(context: Context) -> Iterator[dict[str, Any]]:
-    settings = context.recipe.evaluate
-    if settings and settings.text and not settings.text.folder:
-        why = "its questions came from the hub and are not kept"
-        yield from ({"file": name, "suites": [name], "n": 0, "why": why, "notes": []} for name in settings.text.tasks)
+def _texts(context: Context, settings: Evaluate, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    """The text benchmarks: whatever a row says in words is a text of its question, the longest first."""
+    if settings.text is None:
+        return
+    for name in settings.text.tasks:
+        row = {"file": name, "suites": [name], "n": 0, "notes": []}
+        one = replace(settings.text, tasks=(name,))
+        if not one.folder:
+            yield row | {"why": _HUB}
+            continue
+        try:
+            (suite,) = load_text(one)
+            why = next(filter(None, (_changed(context, file) for file in text_files(one))), "")
+        except UserError:
+            yield row | {"why": "can no longer be read"}
+            continue
+        questions = [
+            Entry(
+                id=d.id, texts=tuple(sorted((v for v in d.row.values() if isinstance(v, str)), key=len, reverse=True))
+            )
+            for d in suite.documents
+        ]
+        yield row | ({"why": why} if why else _counts(name, questions, entries))
 
 
-def _unusable(context: Context, file: Path) -> str:
-    """Why a benchmark file cannot be said to be what was asked."""
+def _changed(context: Context, file: Path, named: str = "") -> str:
+    """Why a benchmark's file cannot be said to be what was asked; `named`: under a key of `evaluate.files`."""
     if not file.is_file():
         return "is no longer there"
     manifest = json.loads(context.path("evaluate", "manifest.json").read_text(encoding="utf-8"))
-    asked = manifest["inputs"].get(f"benchmark {file.name}")
+    key = f"benchmark {named} questions" if named else f"benchmark {file.name}"
+    asked = manifest["inputs"].get(key)
     return "has changed since the evaluation" if asked and asked != file_sha256(file) else ""
 
 

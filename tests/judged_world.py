@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from align.digest import model_digest
+from align.evaluate.stage import EvaluateWork, work
+from align.recipe import load_recipe
 
 QUESTIONS = (
     {"question_id": 81, "category": "writing", "turns": ["Name three fruits.", "Name a digit."]},
@@ -44,3 +49,37 @@ def recipe(folder: Path, model: Path, suites: Sequence[str], files: dict[str, An
         f"name: judged\nmodel: {model}\nthreads: 1\nruns: {folder / 'runs'}\nevaluate: {json.dumps(block)}\n"
     )
     return path
+
+
+@dataclass
+class Context:
+    """What the runner hands the stage."""
+
+    recipe: Any
+    model: Path
+    model_sha256: str
+    backbone: None = None
+    stage: str = "evaluate"
+
+    def has(self, stage: str) -> bool:
+        return False
+
+    def path(self, stage: str, name: str) -> Path:
+        raise AssertionError("no other stage is there")
+
+
+def load_stage(folder: Path, model: Path, suites: list[str], files: dict[str, Any], by: dict[str, Any]) -> EvaluateWork:
+    found = load_recipe(recipe(folder, model, suites, files, by))
+    return work(Context(found, model, model_digest(model)))
+
+
+def run(stage: EvaluateWork, workspace: Path, lines: dict[str, Any] | None = None) -> dict[str, Any]:
+    kept = {} if lines is None else lines
+    stage.recall(kept)
+    pending = [unit for unit in stage.units if unit.key not in kept]
+    stage.execute(pending, lambda key, line: kept.update({key: json.loads(json.dumps(line))}), workspace, _quiet)
+    return kept
+
+
+def _quiet(done: int, total: int, note: str = "") -> None:
+    """Nobody looks."""

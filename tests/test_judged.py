@@ -6,13 +6,11 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import small_run
-from judged_world import QUESTIONS, REFERENCE, judge, mt_bench_files, recipe, write_lines
+from judged_world import QUESTIONS, REFERENCE, judge, load_stage, mt_bench_files, recipe, run, write_lines
 from loopback import Config, Service, expected_grade, serve
 
 from align.benchmarks.judge_prompts import OURS, load_judge_prompts
@@ -22,8 +20,6 @@ from align.benchmarks.mt_bench_questions import JUDGED, MT_BENCH, NOISY, read_mt
 from align.benchmarks.pictures import with_pictures
 from align.benchmarks.published import Source
 from align.benchmarks.sheet import Files, take
-from align.digest import model_digest
-from align.evaluate.stage import EvaluateWork, work
 from align.recipe import load_recipe
 from annotate.errors import UserError
 
@@ -166,45 +162,11 @@ def service(running: Service) -> Service:
     return running
 
 
-@dataclass
-class Context:
-    """What the runner hands the stage."""
-
-    recipe: Any
-    model: Path
-    model_sha256: str
-    backbone: None = None
-    stage: str = "evaluate"
-
-    def has(self, stage: str) -> bool:
-        return False
-
-    def path(self, stage: str, name: str) -> Path:
-        raise AssertionError("no other stage is there")
-
-
-def stage_of(folder: Path, model: Path, suites: list[str], files: dict[str, Any], by: dict[str, Any]) -> EvaluateWork:
-    found = load_recipe(recipe(folder, model, suites, files, by))
-    return work(Context(found, model, model_digest(model)))
-
-
-def run(stage: EvaluateWork, workspace: Path, lines: dict[str, Any] | None = None) -> dict[str, Any]:
-    kept = {} if lines is None else lines
-    stage.recall(kept)
-    pending = [unit for unit in stage.units if unit.key not in kept]
-    stage.execute(pending, lambda key, line: kept.update({key: json.loads(json.dumps(line))}), workspace, _quiet)
-    return kept
-
-
-def _quiet(done: int, total: int, note: str = "") -> None:
-    """Nobody looks."""
-
-
 def test_mt_bench_from_questions_to_fastchats_files(model: Path, service: Service, tmp_path: Path) -> None:
     """Judged by what the service says of each text; scored again from the files that are left, to the same number."""
     files = {"mt_bench": mt_bench_files(tmp_path)}
     suites = ["mt_bench", "mt_bench_noisy_image"]
-    stage = stage_of(tmp_path, model, suites, files, judge(service.url, repeats=2))
+    stage = load_stage(tmp_path, model, suites, files, judge(service.url, repeats=2))
     calls = stage.estimate(stage.units).calls
     lines = run(stage, tmp_path)
     stats = service.stats()
@@ -239,7 +201,7 @@ def test_mt_bench_from_questions_to_fastchats_files(model: Path, service: Servic
     # the replies that are left are a judge themselves, and a free one
     write_lines(tmp_path / "replies.jsonl", made["judge_replies.jsonl"])
     by = {"backend": "replay", "options": {"file": str(tmp_path / "replies.jsonl")}, "answer_tokens": 6, "repeats": 2}
-    replayed = stage_of(tmp_path, model, suites, files, by)
+    replayed = load_stage(tmp_path, model, suites, files, by)
     answered = {unit.key: lines[unit.key] for unit in (*stage.answers, *stage.probes)}
     other = replayed.compile(run(replayed, tmp_path / "replayed", answered), tmp_path).files
     assert [i.value for i in other["items.jsonl"]] == [i.value for i in made["items.jsonl"]]
@@ -256,7 +218,7 @@ def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_p
         )
     ]
     files = {"mt_bench": mt_bench_files(tmp_path, asked)}
-    stage = stage_of(tmp_path, model, ["mt_bench"], files, judge(service.url))
+    stage = load_stage(tmp_path, model, ["mt_bench"], files, judge(service.url))
     lines = run(stage, tmp_path)
     made = stage.compile(lines, tmp_path).files
     # what could not be read is asked again; the last one is good at the second try
@@ -272,7 +234,7 @@ def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_p
     # nothing that was settled is asked again, and a failure only where it is told to
     before = service.stats()["admitted"]
     undone = {k: v for k, v in lines.items() if k not in {u.key for u in stage.judged}}
-    run(stage_of(tmp_path, model, ["mt_bench"], files, judge(service.url)), tmp_path, undone)
+    run(load_stage(tmp_path, model, ["mt_bench"], files, judge(service.url)), tmp_path, undone)
     assert service.stats()["admitted"] == before
 
 
@@ -281,6 +243,20 @@ def test_a_judged_suite_without_a_judge_is_told_before_any_work(tmp_path: Path) 
     path.write_text(path.read_text().replace(', "judge": {}', ""))
     with pytest.raises(UserError, match=r"evaluate.judge: missing: mt_bench is graded by a judge"):
         load_recipe(path)
+
+
+def test_a_paid_judge_is_asked_only_where_that_is_said(tmp_path: Path) -> None:
+    """`align run` stops before it spends, with what it would be; `align estimate` counts the judge's calls."""
+    (tmp_path / "vlm").mkdir()
+    (tmp_path / "vlm" / "config.json").write_text("{}")
+    options = {"base_url": "http://127.0.0.1:9/v1"}
+    by = {"backend": "openai_chat", "model": "gpt-4o", "options": options, "repeats": 3}
+    path = recipe(tmp_path, tmp_path / "vlm", ["mt_bench"], {"mt_bench": mt_bench_files(tmp_path)}, by)
+    ran = small_run.align("run", path, cwd=tmp_path)
+    assert ran.returncode == 2 and "evaluate would spend money: 24 calls" in ran.stderr and "$" in ran.stderr
+    said = small_run.align("estimate", path, cwd=tmp_path)
+    # 4 questions x 2 turns x 3 repeats
+    assert said.returncode == 0 and "evaluate   24 calls; about" in said.stdout, said.stderr
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class Judged:
     read: Callable[[str], Any]
     """A reply's grade, or None."""
     value: Callable[[Row, Sequence[str], Mapping[str, Sequence[Any]]], Values]
-    """What a row is worth by the grades that could be had, at least one of each ask."""
+    """What a row is worth by the grades that could be had, at least one of each ask; empty: they say nothing."""
     files: Callable[[Writing], Mapping[str, str]]
     """Answers and judgments in the benchmark's own layouts: path -> text."""
     runs: tuple[str, ...] = ()
@@ -108,12 +108,14 @@ class Judged:
         if not all(had.values()):
             return None
         values = self.value(row, outputs, had)
+        if not values:
+            return None
         n = max(map(len, grades.values()))
         for k in range(n) if n > 1 else ():
             one = {name: [of[k]] for name, of in grades.items() if of[k] is not None}
             if len(one) == len(grades):
                 alone = self.value(row, outputs, one)
-                values |= {f"{key}@{k + 1}": alone[key] for key in self.runs or (headline,)}
+                values |= {f"{key}@{k + 1}": alone[key] for key in self.runs or (headline,) if alone}
         return values
 
     def spread(self, repeats: int, headline: str) -> Measure:

@@ -77,7 +77,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         f"The order of the two must not sway you. {_MATERIAL} The first line of your reply holds two numbers from 1 to "
         "10 and nothing else, the grade of assistant 1, a space, the grade of assistant 2. Give your reasons below it.",
         "<<< context >>>\n{context}\n<<< question >>>\n{question}\n<<< assistant 1 >>>\n{answer_a}\n"
-        "<<< assistant 2 >>>\n{answer_b}\n<<< end >>>",
+        "<<< assistant 2 >>>\n{answer_b}\n<<< end >>>\n{rule}",
     ),
 }  # fmt: skip
 

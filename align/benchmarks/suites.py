@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from align.benchmarks.ai2d import AI2D
+from align.benchmarks.alpaca_eval_questions import ALPACA_EVAL
 from align.benchmarks.captions import COCO_CAPTIONS, FLICKR30K
 from align.benchmarks.choice import CHOICE
 from align.benchmarks.corruptions import GRID, Corruption
@@ -15,6 +16,8 @@ from align.benchmarks.gqa import GQA
 from align.benchmarks.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
 from align.benchmarks.mmbench import MMBENCH
 from align.benchmarks.mme import MME
+from align.benchmarks.llava_bench_questions import LLAVA_BENCH
+from align.benchmarks.mm_vet_questions import MM_VET
 from align.benchmarks.mt_bench_questions import MT_BENCH, NOISY
 from align.benchmarks.open_visual import OPEN_VISUAL
 from align.benchmarks.pope import POPE, POPE_BLANK
@@ -47,6 +50,9 @@ SUITES = {
         SKETCHY_VQA,
         MT_BENCH,
         *NOISY,
+        ALPACA_EVAL,
+        MM_VET,
+        LLAVA_BENCH,
     )
 }
 

@@ -14,10 +14,10 @@ from align.benchmarks.choice import CHOICE
 from align.benchmarks.corruptions import GRID, Corruption
 from align.benchmarks.gqa import GQA
 from align.benchmarks.instructions import TEXT_INSTRUCTIONS, TEXT_NOISY_IMAGE
-from align.benchmarks.mmbench import MMBENCH
-from align.benchmarks.mme import MME
 from align.benchmarks.llava_bench_questions import LLAVA_BENCH
 from align.benchmarks.mm_vet_questions import MM_VET
+from align.benchmarks.mmbench import MMBENCH
+from align.benchmarks.mme import MME
 from align.benchmarks.mt_bench_questions import MT_BENCH, NOISY
 from align.benchmarks.open_visual import OPEN_VISUAL
 from align.benchmarks.pope import POPE, POPE_BLANK

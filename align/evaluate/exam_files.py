@@ -79,12 +79,15 @@ def _limited(suite: Suite, rows: tuple[Row, ...], limit: int | None) -> tuple[Ro
 
 
 def _role_faults(suite: Suite, given: Mapping[str, str], key: str) -> list[str]:
-    known = {role: False for role in HUB_ROLES} if "hub" in given else {**suite.roles, "split": False}
+    hub = () if suite.judged else HUB_ROLES  # what a judge is told of (references, rules) is in files of its own
+    known = (
+        dict.fromkeys(hub, False) if hub and "hub" in given else {**suite.roles, **({"split": False} if hub else {})}
+    )
     faults = [f"{key}.{role}: missing" for role, needed in known.items() if needed and role not in given]
     for role, path in given.items():
         if role not in known:
-            faults.append(f"{key}.{role}: unknown; known: {', '.join(suite.roles)}; or of a data set of the hub: "
-                          f"{', '.join(HUB_ROLES)}")  # fmt: skip
+            or_hub = f"; or of a data set of the hub: {', '.join(hub)}" if hub else ""
+            faults.append(f"{key}.{role}: unknown; known: {', '.join(suite.roles)}{or_hub}")
         elif not isinstance(path, str) or not path:
             faults.append(
                 f"{key}.{role}: expected {'a name' if role in NAMES else 'a file or a folder'}, found {path!r}"

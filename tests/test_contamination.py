@@ -136,3 +136,17 @@ def test_a_run_that_trains_on_nothing_says_nothing(root):
     text = (root / "recipe.yaml").read_text()
     (root / "recipe.yaml").write_text(text.replace("dpo: {}\nrejection: {}\n", ""))
     assert found_in(root) == {} and overlap_lines({}) == [] and overlap_html({}) == ""
+
+
+def test_published_files_are_searched_for_as_well(root):
+    labels = root / "pope"
+    labels.mkdir()
+    asked = {"question_id": 1, "image": "harbour.png", "text": LONG, "label": "yes"}
+    others = [asked | {"question_id": i, "text": f"Are there {i} cats?", "label": "no"} for i in range(2, 13)]
+    (labels / "coco_pope_random.json").write_text("".join(map(dump_line, [asked, *others])))
+    text = (root / "recipe.yaml").read_text().replace("[text_instructions, open_visual, choice]", "[pope]")
+    files = f"files: {{pope: {{labels: {labels}, images: {root}/images}}}}, "
+    (root / "recipe.yaml").write_text(text.replace("evaluate: {", f"evaluate: {{{files}"))
+    (row,) = found_in(root)["sets"]
+    # what POPE adds to each of its questions ("Answer the question using ...") is the set's own form, and no matter
+    assert (row["suites"], counts(row)) == (["pope"], [12, 1, 0, 12, 0, 1])

@@ -174,7 +174,7 @@ def _suites_in(bench: Path) -> list[str]:
 def _can_be_asked(suite: Suite, file: Path) -> bool:
     from align.benchmarks.rows import load_rows
 
-    if not file.is_file():
+    if not file.is_file() or suite.judged:  # a judge is named in a recipe
         return False
     rows = load_rows(file, suite=suite.name)  # a file that is broken is told, not passed over
     return not any(suite.fault(row) for row in rows)

@@ -6,6 +6,7 @@ In: benchmark files, the models. Out:
     metrics.jsonl    one line per cell of the table, with its 95% interval
     verdicts.json    paired differences, Holm-adjusted p-values, verdicts, controls
     failures.jsonl   what could not be asked
+    <suite>/…        of judged suites: answers and judgments in the benchmark's own layouts; judge_replies.jsonl
     questions.json   what each question is drawn together with: two runs are compared by it
 
 A unit is one batch of answers (or, with a judge, the grading of one batch): the journal keeps raw outputs, scores are

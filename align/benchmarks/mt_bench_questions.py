@@ -141,7 +141,7 @@ def _told(rows: Sequence[Row]) -> list[str]:
     which = f"its {len(said)} reference answers (sha256 {sha256_of(said)[:12]})"
     if wrong:
         return [f"{wrong} of {which} are FastChat's own and known to be wrong (FastChat issue 3158)"]
-    return [f"{which} are corrected ones: none of those that are known to be wrong (FastChat issue 3158) is among them"]
+    return [f"{which} hold none of those that are known to be wrong (FastChat issue 3158)"]
 
 
 # -------------------------------------------------------------------------------------------------------------- files

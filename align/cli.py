@@ -324,7 +324,8 @@ def _options(stage: str) -> list[str]:
 
     def rows(kind: Any, prefix: str) -> list[str]:
         found = []
-        for spec in dataclasses.fields(kind):
+        own_first = sorted(dataclasses.fields(kind), key=lambda spec: spec.name not in vars(kind)["__annotations__"])
+        for spec in own_first:
             hint = get_type_hints(kind)[spec.name]
             inner = next((a for a in (hint, *get_args(hint)) if dataclasses.is_dataclass(a)), None)
             if inner:

@@ -129,18 +129,9 @@ class Checks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annotate:
-    """Scores for each completion from an annotator."""
+class Service:
+    """How fast a model is asked and what it may cost: of the annotator, the teacher and the judge alike."""
 
-    backend: str = option("rules", "a name from the entry points `mmalign.annotators`")
-    model: str = option("", "the annotator's model id")
-    rubric: str = option("helpsteer", "a shipped rubric's name, or the path of a rubric file")
-    mode: Literal["listwise", "pointwise", "pairwise"] = option("listwise", "what one call is shown")
-    passes: int = option(1, "calls per prompt, each with its own order of completions", low=1)
-    checks: Checks = option(Checks, "planted questions whose right answer is known")  # noqa: RUF009
-    max_output_tokens: int = option(2048, "limit of one reply", low=1)
-    temperature: float = option(0.0, "of the annotator", low=0)
-    options: Mapping[str, Any] = option(dict, "passed to the backend, e.g. {file: replies.jsonl} for replay")
     requests_per_minute: float | None = option(
         None, "pace, per key and model; where nothing is said it is learnt", operational=True, above=0
     )
@@ -161,7 +152,22 @@ class Annotate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teach:
+class Annotate(Service):
+    """Scores for each completion from an annotator."""
+
+    backend: str = option("rules", "a name from the entry points `mmalign.annotators`")
+    model: str = option("", "the annotator's model id")
+    rubric: str = option("helpsteer", "a shipped rubric's name, or the path of a rubric file")
+    mode: Literal["listwise", "pointwise", "pairwise"] = option("listwise", "what one call is shown")
+    passes: int = option(1, "calls per prompt, each with its own order of completions", low=1)
+    checks: Checks = option(Checks, "planted questions whose right answer is known")  # noqa: RUF009
+    max_output_tokens: int = option(2048, "limit of one reply", low=1)
+    temperature: float = option(0.0, "of the annotator", low=0)
+    options: Mapping[str, Any] = option(dict, "passed to the backend, e.g. {file: replies.jsonl} for replay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teach(Service):
     """The annotator answers the prompts itself: data of the plain SFT baseline (section 3.2)."""
 
     backend: str = option("rules", "a name from the entry points `mmalign.annotators`")
@@ -169,23 +175,6 @@ class Teach:
     max_output_tokens: int = option(1024, "limit of one answer", low=1)
     temperature: float = option(0.0, "of the annotator", low=0)
     options: Mapping[str, Any] = option(dict, "passed to the backend")
-    requests_per_minute: float | None = option(
-        None, "pace, per key and model; where nothing is said it is learnt", operational=True, above=0
-    )
-    tokens_per_minute: float | None = option(None, "input tokens, per key and model", operational=True, above=0)
-    requests_per_day: int | None = option(None, "per key and model", operational=True, low=1)
-    wait_quota: bool = option(False, "wait for the daily quota to begin anew instead of stopping", operational=True)
-    lanes: tuple[Mapping[str, Any], ...] = option(
-        (),
-        "several keys or endpoints at once, each with options and limits of its own: [{key_env: KEY_2}, ...]",
-        operational=True,
-    )
-    workers: int | None = option(
-        None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
-    )
-    attempts: int = option(6, "tries of a request that meets errors of the service", operational=True, low=1)
-    budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
-    prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
 
 SCORES: Mapping[str, tuple[str, ...]] = {
@@ -350,7 +339,7 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Judge(Service):
     """Who grades open answers; the same protocol, limits and accounts as the annotator."""
 
     backend: str = option("rules", "a name from the entry points `mmalign.annotators`")
@@ -365,23 +354,6 @@ class Judge:
     answer_tokens: int = option(1024, "limit of each answer in the judged suites; MT-Bench's own is 1024", low=1)
     max_output_tokens: int = option(2048, "limit of one reply of the judge", low=1)
     temperature: float = option(0.0, "of the judge", low=0)
-    requests_per_minute: float | None = option(
-        None, "pace, per key and model; where nothing is said it is learnt", operational=True, above=0
-    )
-    tokens_per_minute: float | None = option(None, "input tokens, per key and model", operational=True, above=0)
-    requests_per_day: int | None = option(None, "per key and model", operational=True, low=1)
-    wait_quota: bool = option(False, "wait for the daily quota to begin anew instead of stopping", operational=True)
-    lanes: tuple[Mapping[str, Any], ...] = option(
-        (),
-        "several keys or endpoints at once, each with options and limits of its own: [{key_env: KEY_2}, ...]",
-        operational=True,
-    )
-    workers: int | None = option(
-        None, "requests in flight at most, over all lanes; as many as the pace needs", operational=True, low=1
-    )
-    attempts: int = option(6, "tries of a request that meets errors of the service", operational=True, low=1)
-    budget_usd: float | None = option(None, "stop before this is passed", operational=True, low=0)
-    prices: str = option("", "a price table instead of the shipped one (annotate/prices.yaml)", operational=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ only the steps since the one before. A run that was killed and started again end
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from align.models.template import render_completion, render_prompt
+from align.train.checkpoints import COMPLETE, last_whole, seal
 from align.train.rows import Conversation
 
-COMPLETE, WEIGHTS = "complete", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 IGNORED = -100
 Progress = Callable[[int, int, float], None]
 """Called with (step, steps, loss)."""
@@ -115,9 +115,7 @@ class StageTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        part = folder / f"{COMPLETE}.part"
-        part.write_text("{}", encoding="utf-8")
-        os.replace(part, folder / COMPLETE)
+        seal(folder, folder / COMPLETE)
 
 
 class _Log(TrainerCallback):
@@ -127,16 +125,6 @@ class _Log(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self.progress and logs and "loss" in logs:
             self.progress(state.global_step, state.max_steps, float(logs["loss"]))
-
-
-def last_checkpoint(workspace: Path) -> Path | None:
-    """The latest complete checkpoint; half-written ones are removed."""
-    found = sorted(workspace.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    for folder in found:
-        if not (folder / COMPLETE).exists():
-            shutil.rmtree(folder)
-    whole = [folder for folder in found if folder.exists()]
-    return whole[-1] if whole else None
 
 
 def fit(
@@ -185,7 +173,7 @@ def fit(
         callbacks=[_Log(progress)],
     )
     trainer.remove_callback(_printer())
-    resume = last_checkpoint(workspace)
+    resume = last_whole(workspace, lambda text: print(text, file=sys.stderr, flush=True), inside=True)
     set_seed(seed)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     wanted = ("step", "loss", "learning_rate", "grad_norm")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from align.models.load import LoadedModel, load_vlm
 from align.models.quiet import quiet
 from align.settings import Lora, Train
-from align.train import parts, saved
+from align.train import checkpoints, parts, saved
 from align.train.lora_rows import (
     Size,
     TrainRow,
@@ -114,7 +114,7 @@ def train_lora(
         loaded = load_vlm(model, quantize=settings.quantize)
         loaded = replace(loaded, tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)
         with args.main_process_first(local=False):
-            checkpoint = trainers.last_whole_checkpoint(folder)
+            checkpoint = checkpoints.last_whole(folder, lambda text: print(text, file=sys.stderr, flush=True))
         kept = reference_folder or folder / "reference"
         build = partial(_build_dpo, sampled=sampled) if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)

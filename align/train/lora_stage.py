@@ -20,7 +20,7 @@ from align.context import Context
 from align.digest import file_sha256
 from align.models.digest import TEMPLATE_SHA256
 from align.settings import Train
-from align.train import ranks
+from align.train import checkpoints, ranks
 from align.train.card import adapter_card
 from align.train.lora_rows import TrainRow, rows_sha256
 from align.train.lora_run import Method, check_options, train_lora
@@ -112,9 +112,7 @@ class LoraWork:
                 "weights_sha256": weights_sha256(made.adapter),
             }
             done(unit.key, line)
-            from align.train.trainers import remove_checkpoints
-
-            remove_checkpoints(folder)
+            checkpoints.remove(folder)
 
     def compile(self, lines: Mapping[str, Line], workspace: Path) -> Compiled:
         (unit,) = self.units

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -24,6 +23,7 @@ from transformers import TrainerCallback
 from trl import DPOTrainer, SFTTrainer
 
 from align.train.batches import Batches
+from align.train.checkpoints import marker_of, seal
 from align.train.packing import share_prefixes
 from align.train.parts import split_groups
 from annotate.errors import UserError
@@ -225,13 +225,7 @@ class Watch(TrainerCallback):
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        for path in [*checkpoint.rglob("*"), checkpoint]:
-            _sync(path)
-        marker = _marker(checkpoint)
-        temporary = marker.with_suffix(".tmp")
-        temporary.write_text(f"{state.global_step}\n", encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(marker)
+        seal(checkpoint, marker_of(checkpoint))
 
 
 def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | None) -> None:
@@ -256,39 +250,6 @@ def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | N
         remedy = "delete that file, or set reference: live"
         raise UserError(f"{found}; the log-probabilities in {reference} are not this model's: {remedy}")
     raise RuntimeError(found)
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose marker is there; half-written ones, and stray markers, are deleted."""
-    whole: list[Path] = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not checkpoint.is_dir():
-            continue
-        if _marker(checkpoint).is_file():
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    for marker in folder.glob("checkpoint-*.done"):
-        if not marker.with_suffix("").is_dir():
-            marker.unlink()
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    for path in folder.glob("checkpoint-*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _marker(checkpoint: Path) -> Path:
-    return checkpoint.with_name(checkpoint.name + ".done")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_spread(args: Any) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,8 @@ def _main(arguments: list[str]) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"align: no verb {verb!r}{hint}  Verbs: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    options = _parser(verb, helping=bool({"-h", "--help"} & set(arguments))).parse_intermixed_args(arguments[1:])
+    parser = _parser(verb, helping=bool({"-h", "--help"} & set(arguments)), machine="--json" in arguments)
+    options = parser.parse_intermixed_args(arguments[1:])
     return _call(verb, options)
 
 
@@ -276,10 +277,18 @@ examples:
 exit code: 0 done, 2 your mistake, 3 stopped by a limit (state kept), 1 our fault, 130 interrupted (state kept)"""
 
 
-def _parser(verb: str, *, helping: bool) -> argparse.ArgumentParser:
+class _MachineParser(argparse.ArgumentParser):
+    """Tells a wrong option as every other error is told with `--json`."""
+
+    def error(self, message: str) -> NoReturn:
+        print(json.dumps({"event": "error", "exit": 2, "faults": [f"{self.prog}: {message}"]}))
+        raise SystemExit(2)
+
+
+def _parser(verb: str, *, helping: bool, machine: bool = False) -> argparse.ArgumentParser:
     about = VERBS[verb]
     either = f"align {verb} [options] (RECIPE | FILE OUTDIR) [key=value ...]"
-    parser = argparse.ArgumentParser(
+    parser = (_MachineParser if machine else argparse.ArgumentParser)(
         prog=f"align {verb}",
         usage=either if about.takes == "recipe or files" else None,
         description=f"{about.help[0].upper()}{about.help[1:]}.",

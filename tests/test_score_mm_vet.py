@@ -112,7 +112,7 @@ def test_the_length_of_the_answers(tmp_path, capsys):
         ({"score": [0.5]}, "grade.json: v1_0: expected"),
         ({"content": ["0.5", "0.4"], "score": [0.5]}, "grade.json: v1_0: expected"),
         ({"content": [], "score": []}, "grade.json: v1_0: expected"),
-        ({"content": ["0.5"], "score": ["0.5"]}, "grade.json: v1_0: `score`: expected numbers, found '0.5'"),
+        ({"content": ["0.5"], "score": ["half"]}, "grade.json: v1_0: `score`: expected numbers, found 'half'"),
         (0.5, "grade.json: v1_0: expected"),
     ],
 )

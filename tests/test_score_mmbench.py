@@ -71,7 +71,7 @@ def test_labels_of_the_benchmark_tell_what_is_missing(tmp_path, capsys):
     metrics, warnings = score(capsys, answers, "--labels", labels, "--least-coverage", 0.6)
     assert metrics["accuracy"] == (1.0, 2, 1)
     assert "of 7 passes 0 name no option, or two, and 1 are missing: their 1 questions have no score" in warnings[0]
-    assert "a.tsv:2: no field `answer`" in refused(capsys, answers)
+    assert "a.tsv: no column `answer`: give the benchmark's TSV with --labels" in refused(capsys, answers)
 
 
 def test_llavas_answers_are_read_with_the_labels(tmp_path, capsys):
@@ -109,7 +109,7 @@ def test_faults_name_file_and_line(tmp_path, capsys):
     names = ["index", "question", "a", "b", "c", "d", "answer", "prediction", "l2-category"]
     assert "a.tsv:2: expected at least two options" in refused(capsys, tsv(path, ROWS[:1], names))
     names = [*COLUMNS[:7], "output", COLUMNS[8]]
-    assert "a.tsv:2: no field `prediction` or `text`; it has index," in refused(capsys, tsv(path, ROWS[:1], names))
+    assert "a.tsv: no column `prediction`; it has index," in refused(capsys, tsv(path, ROWS[:1], names))
 
 
 def test_circular_evaluation_is_what_vlmevalkit_makes_of_it(tmp_path):

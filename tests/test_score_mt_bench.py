@@ -169,7 +169,7 @@ def test_holes_are_said_where_nobody_lists_the_questions(tmp_path, capsys):
     [
         ({"turn": 3}, "judgments.jsonl:1: `turn`: expected 1 or 2, found 3"),
         ({"judge": None}, "judgments.jsonl:1: `judge`: expected a name and a prompt"),
-        ({"score": "8"}, 'judgments.jsonl:1: `score`: expected a number, found "8"'),
+        ({"score": "eight"}, 'judgments.jsonl:1: `score`: expected a number, found "eight"'),
         ({"judgment": 8}, "judgments.jsonl:1: `judgment`: expected text, found 8"),
         ({"question_id": ""}, "judgments.jsonl:1: `question_id`: expected an id"),
         ({"question_id": 999}, "judgments.jsonl:1: judges a question that is not asked"),

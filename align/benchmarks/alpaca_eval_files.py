@@ -16,12 +16,13 @@ leaderboard; without them the number is not the leaderboard's, and it is said.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from align.benchmarks.files import Line, read_table
+from align.benchmarks.files import Line, is_missing, read_table
 from align.benchmarks.judged import CHARS, last_of, length_of, over_runs, said
 from align.benchmarks.measures import Floats, Measure, Outcome, mean
 from align.benchmarks.sheet import Files, Scorer, Sheet
@@ -51,14 +52,15 @@ class _Annotated:
 def read_alpaca_eval(files: Files) -> list[Sheet]:
     """One sheet: one model, one baseline, one judge. Several files are runs of the judge."""
     rows, repeated = last_of(
-        (_row(line, n) for n, path in enumerate(files.judgments, 1) for line in read_table(path)),
+        (_row(line, n) for n, path in enumerate(files.judgments, 1) for line in _annotations(path)),
         lambda row: (row.run, row.key),
     )
     if not rows:
         raise UserError(f"{' '.join(map(str, files.judgments))}: no annotation in it; is it the right file?")
     baseline, model, judge = _one_of_each(rows)
     outcomes, effect = _outcomes(rows)
-    warnings = [f"{judge} judges {model or 'a model without a name'} against {baseline or 'one without a name'}"]
+    against = f"{model or 'a model without a name'} against {baseline or 'one without a name'}"
+    warnings = [f"{judge or 'a judge without a name'} judges {against}"]
     warnings += said(repeated, len(rows) + repeated, "annotations came again; the last one counts")
     strange = sum(row.stored and row.win is None for row in rows)
     warnings += said(strange, len(rows), "preferences are neither 0 nor from 1 to 2; they count as failed")
@@ -71,29 +73,38 @@ def read_alpaca_eval(files: Files) -> list[Sheet]:
     )
     measures = over_runs(
         [mean("win_rate", "win", times=100), mean("discrete_win_rate", "wins", times=100), _STANDARD_ERROR],
-        [str(run) for run in sorted({row.run for row in rows if row.win is not None})],
+        outcomes,
     )
     measures += [_length_controlled(*effect), length_of("answer_chars"), length_of("baseline_chars", "baseline_chars")]
     return [Sheet(outcomes=outcomes, measures=measures, headline="win_rate", warnings=tuple(warnings))]
 
 
+def _annotations(path: Path) -> Iterable[Line]:
+    """A list, or one object whose `annotations` are the list."""
+    rows = list(read_table(path))
+    within = rows[0].fields.get("annotations") if len(rows) == 1 else None
+    if not isinstance(within, list):
+        return rows
+    if not all(isinstance(row, dict) for row in within):
+        raise UserError(f"{path}: `annotations`: expected a list of objects")
+    return [Line(path, number, row) for number, row in enumerate(within, 1)]
+
+
 def _row(line: Line, run: int) -> _Annotated:
-    stored = line.get("preference")
-    if isinstance(stored, float) and math.isnan(stored):
-        stored = None
-    said = None if stored is None else line.number_of("preference")
+    stored = not is_missing(line.get("preference"))
+    said = line.number_of("preference") if stored else None
     return _Annotated(
         run=run,
         key=(line.text("instruction"), line.text("output_1"), line.text("output_2")),
         win=0.5 if said == 0 else said - 1 if said is not None and 1 <= said <= 2 else None,
-        stored=stored is not None,
-        names=(_name(line, "generator_1"), _name(line, "generator_2"), line.text("annotator")),
+        stored=stored,
+        names=(_name(line, "generator_1"), _name(line, "generator_2"), _name(line, "annotator")),
         where=line.where,
     )
 
 
 def _name(line: Line, field: str) -> str:
-    """Some files lack the two answers' names."""
+    """Some files lack the names of the answers or of the judge."""
     return line.text(field) if field in line.fields else ""
 
 

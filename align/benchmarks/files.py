@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from annotate.errors import RecordError, UserError
-from annotate.jsonl import read_rows
+from annotate.jsonl import no_json, read_lines
 
 csv.field_size_limit(sys.maxsize)
 
@@ -51,8 +52,10 @@ class Line:
         return value
 
     def key(self, *names: str) -> str:
-        """An id: a number or a text, as text; `7`, `7.0` and `"7"` are one."""
+        """An id: a number or a text, as text; `7`, `7.0`, `"7"` and `"7.0"` are one."""
         value = self.get(*names)
+        if isinstance(value, str) and value.endswith(".0") and value[:-2].isdecimal():
+            value = value[:-2]
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
@@ -60,23 +63,43 @@ class Line:
         return str(value)
 
     def number_of(self, *names: str) -> float:
-        value = self.get(*names)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        """A number; some files hold it as text."""
+        found = number(value := self.get(*names))
+        if found is None:
             raise self.fault(f"`{names[0]}`: expected a number, found {_shown(value)}")
-        return float(value)
+        return found
+
+
+def number(value: Any) -> float | None:
+    """The finite number that a value is, or that its text says; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether nothing stands there: null, or the NaN that pandas writes in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def read_table(path: Path) -> Iterator[Line]:
-    """Rows of a JSONL, JSON (a list of objects), TSV, CSV or XLSX file. Raises `UserError` naming file and line."""
+    """Rows of a JSONL, JSON (a list of objects), TSV, CSV or XLSX file. Raises `UserError` naming file and line.
+
+    Whether there are lines or a list is seen from the first character: both endings are in use for both.
+    """
     ending = path.suffix.lower()
     if ending in (".tsv", ".csv"):
         yield from _separated(path, "\t" if ending == ".tsv" else ",")
     elif ending == ".xlsx":
         yield from _workbook(path)
-    elif ending == ".json" and _is_list(path):
+    elif _is_list(path):
         yield from _objects(path, enumerate(load_json(path), 1))
     else:
-        yield from _objects(path, read_rows(path))
+        yield from _objects(path, _json_lines(path))
 
 
 def load_json(path: Path) -> Any:
@@ -103,6 +126,16 @@ def once(lines: Iterable[Line], *names: str) -> dict[str, Line]:
     if faults:
         raise UserError(*faults)
     return found
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Values by line; an empty line is none."""
+    for number, line in read_lines(path):
+        if line.strip():
+            try:
+                yield number, json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise UserError(no_json(path, number, error)) from None
 
 
 def _is_list(path: Path) -> bool:

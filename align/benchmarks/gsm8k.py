@@ -19,7 +19,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from align.benchmarks.files import Line, read_table
+from align.benchmarks.files import Line, is_missing, number, read_table
 from align.benchmarks.measures import Outcome, mean
 from align.benchmarks.sheet import Files, Scorer, Sheet
 from align.benchmarks.suite import Score
@@ -35,6 +35,7 @@ _IDS = ("id", "question_id", "doc_id", "idx")
 
 def final_number(text: str) -> Decimal | None:
     """What stands behind the (first) `####`, or on a last line `A: …`."""
+    text = text.replace("\N{MINUS SIGN}", "-")
     lines = text.strip().splitlines() or [""]
     found = _FINAL.search(text) or _LAST_LINE.fullmatch(lines[-1])
     return _number(found[1]) if found else None
@@ -42,7 +43,7 @@ def final_number(text: str) -> Decimal | None:
 
 def last_number(text: str) -> Decimal | None:
     """The last number of the text, whatever stands around it."""
-    found: list[str] = _NUMBER.findall(text)
+    found: list[str] = _NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
     return _number(found[-1]) if found else None
 
 
@@ -87,7 +88,9 @@ class _Solution:
 
     def __init__(self, line: Line, *, model: str, text: Any, gold: Any, rule: str = "") -> None:
         self.line, self.model, self.gold, self.rule = line, model, gold, rule
-        if text is not None and not isinstance(text, str):
+        if is_missing(text):
+            text = None
+        elif not isinstance(text, str):
             raise line.fault(f"a solution is text, found {text!r:.60}")
         self.text: str | None = text
         self.key = _key(line)
@@ -126,7 +129,7 @@ def _truths(paths: Iterable[Path]) -> dict[str, tuple[Decimal, Line]]:
         key = _key(line)
         if key in truths:
             faults.append(f"{line.where}: the same question as in line {truths[key][1].number}")
-        truth = _truth(line.text("answer"))
+        truth = _truth(line.get("answer"))
         if truth is None:
             faults.append(f"{line.where}: `answer`: no number behind ####")
         else:
@@ -139,7 +142,7 @@ def _truths(paths: Iterable[Path]) -> dict[str, tuple[Decimal, Line]]:
 def _truth(gold: Any) -> Decimal | None:
     """Of a worked solution the number behind its mark; a bare number is one."""
     if not isinstance(gold, str):
-        return Decimal(str(gold)) if isinstance(gold, int | float) and not isinstance(gold, bool) else None
+        return None if number(gold) is None else Decimal(str(gold))
     found = final_number(gold)
     return found if found is not None else _number(gold.strip()) if _NUMBER.fullmatch(gold.strip()) else None
 

@@ -27,7 +27,7 @@ _BARE_RATING = re.compile(r"\[(\d+\.?\d*)\]")
 _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 _VERDICTS: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie"}
 _PAIR = re.compile(r"(\d+(?:\.\d*)?)(?:\s*,\s*|\s+)(\d+(?:\.\d*)?)")
-_GRADE = re.compile(r"[01](?:\.\d*)?")
+_GRADE = re.compile(r"[01](?:\.\d*)?|\.\d+")
 _WEB_PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 
 

@@ -17,13 +17,17 @@ CHARS = "chars"
 """In an outcome's value: the length of the judged answer, where it is known."""
 
 
-def over_runs(measures: Sequence[Measure], runs: Sequence[str]) -> list[Measure]:
-    """Each measure as the mean over the runs; behind the first, the headline, the judge's own noise."""
+def over_runs(measures: Sequence[Measure], outcomes: Sequence[Outcome]) -> list[Measure]:
+    """Each measure as the mean over the runs; behind the first, the headline, the judge's own noise.
+
+    A run of which nothing could be read has no mean; its failures count all the same.
+    """
+    runs = list(dict.fromkeys(o.group for o in outcomes if o.state == "ok"))
     if len(runs) < 2:
         return list(measures)
     first, *rest = ([_in_run(measure, run) for run in runs] for measure in measures)
-    averaged = [average(m.name, parts) for m, parts in zip(measures, (first, *rest), strict=True)]
-    return [averaged[0], spread("judge_sd", first), *averaged[1:]]
+    averaged = [replace(average(m.name, p), only=m.only) for m, p in zip(measures, (first, *rest), strict=True)]
+    return [averaged[0], replace(spread("judge_sd", first), only=measures[0].only), *averaged[1:]]
 
 
 def _in_run(measure: Measure, run: str) -> Measure:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from align.benchmarks.files import Line, once, read_table
+from align.benchmarks.files import Line, is_missing, number, once, read_table
 from align.benchmarks.judge_replies import read_pair
 from align.benchmarks.judged import CHARS, last_of, length_measures, over_runs, said
 from align.benchmarks.measures import Outcome, mean, ratio, within
@@ -54,7 +54,7 @@ def read_llava_bench(files: Files) -> list[Sheet]:
     there = dict.fromkeys((*CATEGORIES, *(o.category for o in outcomes)))
     measures = [_SCORE, *(within(_SCORE, c) for c in there if any(o.category == c for o in outcomes))]
     measures += [mean("model_grade", "second"), mean("reference_grade", "first")]
-    measures = over_runs(measures, _with_a_score(outcomes)) + length_measures(outcomes)
+    measures = over_runs(measures, outcomes) + length_measures(outcomes)
     return [Sheet(outcomes=outcomes, measures=measures, headline="score", warnings=tuple(warnings))]
 
 
@@ -95,10 +95,15 @@ def _said(review: Line) -> tuple[float, float] | None:
 
 
 def _stored(review: Line) -> tuple[float, float] | None:
+    """The stored grades; None where they say that the judge failed: -1, nothing, NaN."""
     found = review.get("tuple")
-    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(x, int | float) for x in found):
+    if found is None or found == [] or (isinstance(found, list) and any(map(is_missing, found))):
+        return None
+    grades = [number(grade) for grade in found] if isinstance(found, list) else []
+    first, second = grades if len(grades) == 2 else (None, None)
+    if first is None or second is None:
         raise review.fault("`tuple`: expected two numbers such as [8.0, 10.0]")
-    return None if min(found) < 0 else (float(found[0]), float(found[1]))
+    return None if min(first, second) < 0 else (first, second)
 
 
 def _outcome(key: str, run: str, review: Line | None, question: Line, answer: Line | None) -> Outcome:
@@ -117,11 +122,6 @@ def _outcome(key: str, run: str, review: Line | None, question: Line, answer: Li
         category=category,
         group=run,
     )
-
-
-def _with_a_score(outcomes: Sequence[Outcome]) -> list[str]:
-    """Runs of which something could be read; a run without is in the failures alone."""
-    return list(dict.fromkeys(o.group for o in outcomes if o.state == "ok"))
 
 
 def _other_answers(runs: Sequence[Mapping[str, Line]], answers: Mapping[str, Line]) -> list[str]:

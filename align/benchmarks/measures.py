@@ -160,17 +160,18 @@ def estimate(
     found = None
     if readable([o.state for o in asked], least):
         found = _interval(measure, ok, seed, draws)
+        found = found if math.isfinite(found.value) else None
     return Figure(
         name=measure.name,
-        value=None if found is None or math.isnan(found.value) else found.value,
-        low=_bound(found.low if found else None),
-        high=_bound(found.high if found else None),
+        value=found.value if found else None,
+        low=_bound(found.low, found.value, min) if found else None,
+        high=_bound(found.high, found.value, max) if found else None,
         n=len(ok),
         n_failed=len(asked) - len(ok),
     )
 
 
-def _interval(measure: Measure, ok: Sequence[Outcome], seed: int, draws: int | None) -> Interval | None:
+def _interval(measure: Measure, ok: Sequence[Outcome], seed: int, draws: int | None) -> Interval:
     clusters = [o.cluster or o.id for o in ok]
     table = np.array([[column(o) for column in measure.columns] for o in ok], dtype=np.float64)
     given: dict[str, Any] = {"seed": seed} | ({} if draws is None else {"draws": draws})
@@ -181,6 +182,9 @@ def _interval(measure: Measure, ok: Sequence[Outcome], seed: int, draws: int | N
     return bootstrap_sums(table, measure.combine, clusters, **given)
 
 
-def _bound(end: float | None) -> float | None:
-    """An end of the interval; one question has none."""
-    return end if end is not None and math.isfinite(end) else None
+def _bound(end: float, value: float, outermost: Callable[[float, float], float]) -> float | None:
+    """An end of the interval, or None: one question has none.
+
+    Percentiles of a biased number (a standard deviation) may leave it out: the interval reaches at least to it.
+    """
+    return outermost(end, value) if math.isfinite(end) else None

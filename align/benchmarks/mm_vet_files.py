@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from align.benchmarks.files import load_json
+from align.benchmarks.files import is_missing, load_json, number
 from align.benchmarks.judge_replies import read_grade
 from align.benchmarks.judged import CHARS, length_measures, over_runs, said
 from align.benchmarks.measures import Measure, Outcome, mean
@@ -55,13 +55,12 @@ def read_mm_vet(files: Files) -> list[Sheet]:
     asked = list(capabilities or dict.fromkeys(g.question for g in graded))
     outcomes = [_outcome(q, run, by_place.get((q, run)), capabilities, answers) for run in runs for q in asked]
     warnings = _warnings(graded, len(asked) * len(runs), known=bool(capabilities), n_asked=len(asked))
-    named = [str(run) for run in runs if any(o.group == str(run) and o.state == "ok" for o in outcomes)]
-    measures = over_runs(_measures(outcomes), named) + length_measures(outcomes)
+    measures = over_runs(_measures(outcomes), outcomes) + length_measures(outcomes)
     return [Sheet(outcomes=outcomes, measures=measures, headline="score", warnings=tuple(warnings))]
 
 
 def _warnings(graded: Sequence[_Graded], places: int, *, known: bool, n_asked: int) -> list[str]:
-    judges = Counter(g.judge for g in graded)
+    judges = Counter(g.judge for g in graded if g.judge or g.grade is not None)
     differing = sum(g.differs for g in graded)
     warnings = said(
         differing,
@@ -84,14 +83,18 @@ def _read(path: Path, runs_before: int) -> list[_Graded]:
     faults: list[str] = []
     for key, entry in _object(path, "grades by question").items():
         contents, scores, judges = _lists(entry)
+        if entry == {"model": [], "content": [], "score": []}:  # begun, and no grade came
+            graded.append(_Graded(key, runs_before + 1, "", None, differs=False))
+            continue
         if len(contents) != len(scores) or not scores:
             faults.append(f'{path}: {key}: expected {{"model": […], "content": […], "score": […]}} of one length')
             continue
         for n, (content, score, judge) in enumerate(zip(contents, scores, judges, strict=True), 1):
-            if isinstance(score, bool) or not isinstance(score, int | float | None):
+            found = None if is_missing(score) else number(score)
+            if found is None and not is_missing(score):
                 faults.append(f"{path}: {key}: `score`: expected numbers, found {score!r}")
                 continue
-            stored = None if score is None or score < 0 else float(score)
+            stored = None if found is None or found < 0 else found
             grade = read_grade(content) if isinstance(content, str) else None
             counts = None if stored is None else grade
             graded.append(_Graded(key, runs_before + n, str(judge), counts, differs=stored != grade))

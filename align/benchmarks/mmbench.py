@@ -107,6 +107,7 @@ def read_mmbench(files: Files) -> list[Sheet]:
     said = once((line for path in files.answers for line in read_table(path)), "index", "question_id")
     known = once((line for path in (*files.labels, *files.questions) for line in read_table(path)), "index")
     asked = known or said
+    _columns(said, known, files)
     strays = [line for index, line in said.items() if index not in asked]
     faults = [f"{line.where}: its index is not in the labels; are both of one version?" for line in strays]
     outcomes = []
@@ -132,6 +133,15 @@ def read_mmbench(files: Files) -> list[Sheet]:
             warnings=tuple(_warnings(pooled, outcomes)),
         )
     ]
+
+
+def _columns(said: Mapping[str, Line], known: Mapping[str, Line], files: Files) -> None:
+    """Refuses a table that lacks a whole column, in one line and not in one for each row."""
+    columns = list(dict.fromkeys(name for line in said.values() for name in line.fields))
+    if said and "prediction" not in columns and "text" not in columns:
+        raise UserError(f"{files.answers[0]}: no column `prediction`; it has {', '.join(columns)}")
+    if said and not known and "answer" not in columns:
+        raise UserError(f"{files.answers[0]}: no column `answer`: give the benchmark's TSV with --labels")
 
 
 def _outcome(index: str, row: Line, answer: Line | None, passes: Mapping[str, int]) -> Outcome:

@@ -160,7 +160,7 @@ def read_task(path: Path, faults: list[str]) -> Iterator[Line]:
         if truth.strip().lower() not in ("yes", "no"):
             faults.append(
                 f"{path}:{number}: expected image, question, truth (yes or no) and answer with tabs between them, "
-                f"found {row[:60]!r}; does an answer hold a line break?"
+                f"found {row[:60]!r}; a header, or an answer with a line break?"
             )
             continue
         fields = {"image": image, "question": question, "truth": truth.strip().lower() == "yes", "answer": answer}

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from align.benchmarks.files import Line, once, read_table
+from align.benchmarks.files import Line, is_missing, number, once, read_table
 from align.benchmarks.judge_replies import read_rating
 from align.benchmarks.judged import CHARS, last_of, length_measures, over_runs, said
 from align.benchmarks.measures import Measure, Outcome, mean, within
@@ -101,19 +101,19 @@ def read_mt_bench(files: Files) -> list[Sheet]:
 
 def _read(lines: Iterator[Line], run: int) -> Iterator[_Judged]:
     for n, line in enumerate(lines):
-        if "judgment" not in line.fields and "g1_judgment" in line.fields:
+        if "judgment" not in line.fields and "model_1" in line.fields:
             raise line.fault("compares two models; this benchmark's score is of single answers (…_single.jsonl)")
-        stored, prompt = line.get("score"), line.text("user_prompt")
+        failed, prompt = is_missing(line.get("score")), line.text("user_prompt")
         grade = read_rating(line.text("judgment")) if line.get("judgment") is not None else None
-        written = None if stored is None or line.number_of("score") < 0 else line.number_of("score")
-        turn = line.get("turn")
-        if turn not in (1, 2):
-            raise line.fault(f"`turn`: expected 1 or 2, found {turn!r}")
-        stamp = line.fields.get("tstamp")
+        written = None if failed or line.number_of("score") < 0 else line.number_of("score")
+        turn = line.key("turn")
+        if turn not in ("1", "2"):
+            raise line.fault(f"`turn`: expected 1 or 2, found {turn}")
+        stamp = number(line.fields.get("tstamp"))
         yield _Judged(
             line=replace(line, fields={}),
             run=run,
-            order=float(stamp) if isinstance(stamp, int | float) else float(n),
+            order=float(n) if stamp is None else stamp,
             who=(line.text("model"), _judge(line)),
             key=(line.key("question_id"), int(turn)),
             prompt=hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),
@@ -221,7 +221,7 @@ def _sheet(rows: Sequence[_Judged], expected: _Expected, model: str) -> Sheet:
     measures += [within(mean("score"), category) for category in named]
     if not there:
         warnings.append("the questions' numbers are not MT-Bench's 81 to 160: give --questions for their categories")
-    measures = over_runs(measures, [str(run) for run in runs]) + length_measures(outcomes)
+    measures = over_runs(measures, outcomes) + length_measures(outcomes)
     return Sheet(outcomes=outcomes, measures=measures, headline="score", warnings=tuple(warnings))
 
 
@@ -254,10 +254,11 @@ def _category(question: str, expected: _Expected) -> str:
 
 
 def _missing(kept: Sequence[_Judged], runs: Sequence[int], expected: _Expected, model: str) -> list[Outcome]:
-    """What was asked or answered, but has no judgment."""
+    """What was asked or answered, or judged in another run, but has no judgment."""
     turns = dict(expected.turns) or {
         question: len(said) for (m, question), said in expected.answers.items() if m == model
     }
+    asked = [(q, turn) for q, n in turns.items() for turn in range(1, n + 1)] or list({row.key: 0 for row in kept})
     there = {(row.run, row.key) for row in kept}
     return [
         Outcome(
@@ -269,8 +270,7 @@ def _missing(kept: Sequence[_Judged], runs: Sequence[int], expected: _Expected, 
             category=_category(q, expected),
         )
         for run in runs
-        for q, n in turns.items()
-        for turn in range(1, n + 1)
+        for q, turn in asked
         if (run, (q, turn)) not in there
     ]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from align.benchmarks.files import Line, once, read_table
+from align.benchmarks.files import Line, is_missing, once, read_table
 from align.benchmarks.measures import Measure, Outcome, average, mean, ratio, within
 from align.benchmarks.published import BY_WORD, Source, bare, gathered_rows, row_of
 from align.benchmarks.rows import Question, Row
@@ -50,7 +50,7 @@ def read_pope(files: Files) -> list[Sheet]:
         elif answer and "prompt" in answer.fields and _bare(answer.text("prompt")) != _bare(question.text("text")):
             faults.append(answer.fault(f"answers another question than {question.where} asks"))
         else:
-            said = answer.text("text") if answer else None
+            said = None if answer is None or is_missing(answer.get("text")) else answer.text("text")
             outcomes.append(_outcome(key, question, said, label, parser))
             others += _reads_otherwise(said or "", parser)
     if faults:
@@ -148,9 +148,18 @@ def _measures(splits: list[str]) -> tuple[Measure, ...]:
 
 
 def _label_files(given: tuple[Path, ...]) -> dict[str, Path]:
-    """Split -> file; of a folder, the files whose names end with a split."""
-    paths = [p for path in given for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    found = {split: path for split in SPLITS for path in paths if path.stem.endswith(split)}
+    """Split -> file; of a folder, the JSON files whose names end with a split, and `coco_pope_*` before others."""
+    found: dict[str, Path] = {}
+    faults = []
+    for split in SPLITS:
+        paths = [p for path in given for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        mine = [p for p in paths if p.stem.endswith(split) and p.suffix in (".json", ".jsonl") and p.is_file()]
+        mine = [p for p in mine if p.stem == f"coco_pope_{split}"] or mine
+        if len(mine) > 1:
+            faults.append(f"{' and '.join(map(str, mine))}: both are labels of {split}; give the right files by name")
+        found |= {split: mine[0]} if mine else {}
+    if faults:
+        raise UserError(*faults)
     if not found:
         wanted = ", ".join(f"coco_pope_{split}.json" for split in SPLITS)
         raise UserError(f"{' '.join(map(str, given))}: no labels here; expected files such as {wanted}")

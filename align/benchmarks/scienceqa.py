@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from align.benchmarks.files import Line, load_json, once, read_table
+from align.benchmarks.files import Line, is_missing, load_json, number, once, read_table
 from align.benchmarks.letters import LETTER, LLAVA_LETTER, read_letter
 from align.benchmarks.measures import Measure, Outcome, mean
 from align.benchmarks.published import Source, choice_row, gathered_rows, needs_choice, score_letter
@@ -103,10 +103,10 @@ def read_problems(paths: Sequence[Path]) -> tuple[dict[str, Line], dict[str, lis
         if all(isinstance(ids, list) for ids in found.values()):
             splits |= {name: [str(one) for one in ids] for name, ids in found.items()}
             continue
-        for number, (key, fields) in enumerate(found.items(), 1):
+        for place, (key, fields) in enumerate(found.items(), 1):
             if not isinstance(fields, dict):
                 raise UserError(f"{path}: problem {key}: expected an object with fields, found {fields!r:.60}")
-            problems[key] = Line(path, number, fields)
+            problems[key] = Line(path, place, fields)
     if not problems:
         raise UserError("align score scienceqa: --questions problems.json is missing: what is right stands in it")
     return problems, splits
@@ -126,21 +126,24 @@ def _answers(paths: Iterable[Path]) -> Iterator[Line]:
         outputs, results = whole.get("outputs") or {}, whole.get("results") or {}
         if not isinstance(outputs, dict) or not isinstance(results, dict) or not (outputs or results):
             raise UserError(f"{path}: expected `results` (and `outputs`) by question id; it has {', '.join(whole)}")
-        for number, key in enumerate(dict.fromkeys([*results, *outputs]), 1):
-            said = outputs.get(key, results.get(key))
-            name = "text" if isinstance(said, str) else "index"
-            yield Line(path, number, {"question_id": key, name: said})
+        for place, key in enumerate(dict.fromkeys([*results, *outputs]), 1):
+            said = outputs.get(key)
+            said = results.get(key) if is_missing(said) else said
+            name = "text" if isinstance(said, str) and number(said) is None else "index"
+            yield Line(path, place, {"question_id": key, name: said})
 
 
 def _object(path: Path) -> Mapping[str, Any] | None:
     """The one JSON object of a result file; None for JSON Lines."""
-    if path.suffix != ".json":
+    if path.suffix not in (".json", ".jsonl"):
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return None  # lines, or what `read_table` has words for
-    return found if isinstance(found, dict) and "question_id" not in found else None
+    if not isinstance(found, dict) or "question_id" in found:
+        return None
+    return found if path.suffix == ".json" or "results" in found or "outputs" in found else None
 
 
 def _asked(
@@ -171,14 +174,16 @@ def _outcome(key: str, problem: Line, answer: Line | None, parser: str) -> Outco
     if answer is None:
         return Outcome(**about, value={}, state="unanswered")
     if "index" in answer.fields:
-        said = answer.fields["index"]
-        if isinstance(said, bool) or not isinstance(said, int):
-            raise UserError(f"{answer.where}: result of question {key}: expected text or an index, found {said!r:.60}")
+        said = -1.0 if is_missing(answer.fields["index"]) else number(answer.fields["index"])
+        if said is None or not said.is_integer():
+            found = f"{answer.fields['index']!r:.60}"
+            raise UserError(f"{answer.where}: result of question {key}: expected text or an index, found {found}")
         score = Score(value={"accuracy": float(said == problem.fields["answer"])})
         if said < 0 and parser == LETTER:
             score = Score(value={}, state="unparsed")
     else:
-        score = score_choice_text(answer.text("text"), problem.fields["choices"], problem.fields["answer"], parser)
+        text = "" if is_missing(answer.get("text")) else answer.text("text")
+        score = score_choice_text(text, problem.fields["choices"], problem.fields["answer"], parser)
     return Outcome(**about, value=score.value, state=score.state)
 
 

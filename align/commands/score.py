@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         metrics = [asdict(figure) for figure in result.figures]
         found = {"benchmark": result.benchmark, "metrics": metrics, "warnings": list(result.warnings)}
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found, allow_nan=False))
     else:
         print(_text(result))
     return 0

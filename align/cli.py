@@ -12,6 +12,7 @@ import difflib
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -220,6 +221,7 @@ def _main(arguments: list[str]) -> int:
         return 2
     parser = _parser(verb, helping=bool({"-h", "--help"} & set(arguments)), machine="--json" in arguments)
     options = parser.parse_intermixed_args(arguments[1:])
+    options.command = shlex.join(["align", *arguments])
     return _call(verb, options)
 
 
@@ -227,7 +229,7 @@ def _call(verb: str, options: argparse.Namespace) -> int:
     from align.console import Console
     from annotate.errors import MmalignError, UserError
 
-    console = Console(machine=options.json, quiet=options.quiet)
+    console = Console(machine=options.json, quiet=options.quiet, command=options.command)
     options.verb = verb
     signal.signal(signal.SIGTERM, _interrupt)
     module, _, function = VERBS[verb].run.partition(":")
@@ -243,7 +245,7 @@ def _call(verb: str, options: argparse.Namespace) -> int:
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are ending: a second one has nothing to add
-        kept = f"what is done so far is kept. To go on: {' '.join(['align', *sys.argv[1:]])}"
+        kept = f"what is done so far is kept. To go on: {console.command}"
         if verb in _ALL_OR_NOTHING:
             kept = "nothing was written"
         print(f"\ninterrupted; {str(interrupt) or kept}", file=sys.stderr)

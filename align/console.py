@@ -18,8 +18,9 @@ EVERY_SECONDS = 10.0
 class Console:
     """Standard output for what was asked for, standard error for bars."""
 
-    def __init__(self, *, machine: bool = False, quiet: bool = False) -> None:
-        self.machine, self.quiet = machine, quiet
+    def __init__(self, *, machine: bool = False, quiet: bool = False, command: str = "") -> None:
+        """`command`: what was typed, to be told where it is to be typed again."""
+        self.machine, self.quiet, self.command = machine, quiet, command
 
     def tell(self, event: str, text: str, **data: Any) -> None:
         """One event: `text` for people, `data` for machines."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ class Recipe:
     path: Path = dataclasses.field(metadata={"derived": True})
     places: Faults | None = dataclasses.field(default=None, metadata={"derived": True}, compare=False, repr=False)
     """Where each key stands; None for a recipe that was not read from a file."""
+    overrides: tuple[str, ...] = dataclasses.field(default=(), metadata={"derived": True}, compare=False, repr=False)
+    """The `key=value` changes it was read with."""
     name: str = option("", "the run's folder below `runs`; the file's name where left out")
     seed: int = option(0, "of every draw", low=0, high=2**32 - 1)
     model: str = option("", "the vision-language model: a folder, a hub name, or the recipe that trains it")
@@ -78,6 +81,10 @@ class Recipe:
         """Where the run's stages lie."""
         return Path(self.runs) / self.name
 
+    def command(self, verb: str) -> str:
+        """What to type, with the changes that were given."""
+        return shlex.join(["align", verb, str(self.path), *self.overrides])
+
     def placed(self, fault: str) -> str:
         """What was found wrong with an option later than the recipe was read, with the place of its key before it."""
         key = fault.partition(": ")[0]
@@ -103,14 +110,22 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = (), *, point: Mappi
     values = document.values
     if not values:
         raise UserError(*(faults.texts or [f"{path}: is empty"]))
+    given: dict[str, str] = {}
     for override in overrides:
+        key = override.partition("=")[0]
+        if given.setdefault(key, override) != override:
+            faults.mark_override(key)
+            faults.add(key, f"given twice, {given[key]} and {override}; delete one")
         _override(values, override, faults)
+    for key in ("name", "runs"):  # elsewhere `key=` takes a value away; here another run's folder would be written
+        if values.get(key, "text") in (None, "") and not (values[key] is None and not faults.is_override(key)):
+            faults.add(key, f"empty; write a name, e.g. {key}=other")
     for key, value in (point or {}).items():
         faults.mark_override(key, faults.lines.get(f"sweep.{key}"))
         _put(values, key, value, faults)
     values = {k: v for k, v in values.items() if not (v is None and faults.is_override(k))}
     blocks = read_block(Recipe, values, "", faults)
-    blocks |= {"path": path, "places": faults}
+    blocks |= {"path": path, "places": faults, "overrides": tuple(overrides)}
     blocks.setdefault("name", path.stem)
     recipe = Recipe(**blocks)
     recipe_checks.check(recipe, faults)
@@ -158,7 +173,8 @@ def _override(values: dict[str, Any], override: str, faults: Faults) -> None:
     try:
         value = parse_value(text)
     except ValueError as error:
-        faults.add(key, str(error))
+        quoted = shlex.quote(f'{key}="{text}"')
+        faults.add(key, f"{error}; if it is text, put it in quotes: {quoted}")
         return
     _put(values, key, value, faults)
 

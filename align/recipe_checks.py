@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from align.pairs.score import check_settings
-from align.recipe_reader import REFUSED, Faults, did_you_mean
+from align.recipe_reader import REFUSED, Faults, did_you_mean, shown
 from align.stages import STAGES
 from align.train import trl_fields
 from annotate.backends.registry import installed
@@ -31,7 +31,7 @@ _KINDS = {
 
 def check(recipe: Recipe, faults: Faults) -> None:
     """Add to `faults` whatever makes no sense in the recipe as a whole."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe.name):
+    if recipe.name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe.name):
         faults.add("name", f"{recipe.name!r} names a folder: letters, digits, dot, dash and underscore only")
     _blocks(recipe, faults)
     _rounds(recipe, faults)
@@ -182,7 +182,7 @@ def _training(stage: str, block: Any, faults: Faults) -> None:
             faults.add(key, f"TRL has no such option{did_you_mean(name, known)}")
         elif not _is_a(value, known[name]):
             wanted = " or ".join(_KINDS[kind] for kind in known[name])
-            faults.add(key, f"expected {wanted}, got {type(value).__name__} {value!r:.60}")
+            faults.add(key, f"expected {wanted}, got {shown(value)}")
         elif wrong := trl_fields.value_fault(trainer, name, value):
             faults.add(key, wrong)
 

@@ -125,7 +125,7 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
             shaped = _shaped_like(value, kinds)
             words = get_args(shaped)
             if {get_origin(k) for k in kinds} == {tuple, Literal} and isinstance(value, str) and value not in words:
-                return _fault(faults, key, f"expected a list [a, b], got {_shown(value)}; or {', '.join(words)}")
+                return _fault(faults, key, f"expected a list [a, b], got {shown(value)}; or {', '.join(words)}")
             return _read(shaped, value, key, faults)
         if type(None) not in args:
             return _fault(faults, key, "expected a value, got nothing")
@@ -134,23 +134,23 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
         return None
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            return _fault(faults, key, f"expected a block {{key: value}}, got {_shown(value)}")
+            return _fault(faults, key, f"expected a block {{key: value}}, got {shown(value)}")
         return kind(**read_block(kind, value, key, faults))
     if isinstance(value, Plain) and value.lower() in TRAPS and kind is not bool and str(value) not in args:
         return _fault(faults, key, f"{str(value)!r} reads as true or false elsewhere; put it in quotes if it is text")
     if origin is Literal:
         if isinstance(value, bool) or value not in args:
             hint = did_you_mean(str(value), map(str, args))
-            return _fault(faults, key, f"{_shown(value)} is none of {', '.join(map(str, args))}{hint}")
+            return _fault(faults, key, f"{shown(value)} is none of {', '.join(map(str, args))}{hint}")
         return value if not isinstance(value, str) else str(value)
     if origin is tuple:
         if not isinstance(value, list) or not value:
-            return _fault(faults, key, f"expected a list [a, b], got {_shown(value)}")
+            return _fault(faults, key, f"expected a list [a, b], got {shown(value)}")
         items = [_read(args[0], item, f"{key}.{i}", faults) for i, item in enumerate(value)]
         return _BAD if _BAD in items else tuple(items)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            return _fault(faults, key, f"expected {{key: value}}, got {_shown(value)}")
+            return _fault(faults, key, f"expected {{key: value}}, got {shown(value)}")
         if args[1] is Any:
             return _free(value, key, faults)
         read = {name: _read(args[1], inner, f"{key}.{name}", faults) for name, inner in value.items()}
@@ -186,7 +186,7 @@ def _scalar(kind: Any, value: Any, key: str, faults: Faults) -> Any:
         remedy = "; put it in quotes"
     elif kind in (int, float) and isinstance(value, str) and _is_number(value):
         remedy = f"; write {value} without quotes"
-    return _fault(faults, key, f"expected {_NAMES[kind]}, got {_shown(value)}{remedy}")
+    return _fault(faults, key, f"expected {_NAMES[kind]}, got {shown(value)}{remedy}")
 
 
 def _is_number(text: str) -> bool:
@@ -218,7 +218,7 @@ def _fault(faults: Faults, key: str, what: str) -> Any:
     return _BAD
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, bool):

@@ -28,7 +28,7 @@ from align.context import PromptSet
 from align.inputs import gathered, input_faults, missing_packages
 from align.recipe import Recipe
 from align.stages import STAGES, Stage, make_work
-from align.state import State, earlier, present, stage_identity, state_of, states
+from align.state import NO_CHECKPOINT, State, earlier, present, stage_identity, state_of, states, training_sha256
 from align.workspace import StageFolder, commit, locked
 from annotate.errors import MmalignError, UserError
 from annotate.journal import Journal
@@ -37,6 +37,7 @@ from annotate.records import Manifest, Record, sha256_of
 from annotate.stage import Compiled, Line, Unit, Work
 
 R = TypeVar("R", bound=Record)
+_IN_THE_WAY = "a file stands where a folder must be"
 _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota is used up",
@@ -44,9 +45,10 @@ _DISK = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
-    errno.ENOTDIR: "a file stands where a folder must be",
-    errno.EEXIST: "a file stands where a folder must be",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
 }
+_FULL = tuple(_DISK[number] for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class RunContext:
@@ -121,7 +123,8 @@ class Runner:
         """Bring one stage, or the whole recipe, up to date."""
         stages = self._needed(target)
         self._check(stages)
-        with _disk_errors(self.recipe.folder, self.recipe), locked(self.recipe.folder):
+        command = self.console.command or self.recipe.command(target or "run")
+        with _disk_errors(self.recipe.folder, command), locked(self.recipe.folder):
             for stage in stages:
                 self._bring(stage, target)
 
@@ -182,10 +185,12 @@ class Runner:
             if reparse and pending:
                 raise UserError(
                     f"{stage.name}: {len(pending)} of {len(units)} requests have no reply yet; say "
-                    f"`align {stage.name} {self.recipe.path}` first"
+                    f"`{self.recipe.command(stage.name)}` first"
                 )
             self._ask_before_spending(stage, work, pending, target)
-            folder.begin(len(units))
+            block = self.recipe.block(stage.name)
+            trains = hasattr(block, "checkpoint_every") or hasattr(block, "save_every")
+            folder.begin(len(units), (training_sha256(identity), units[0].key[:16]) if trains else None)
             try:
                 self._execute(stage, work, units, pending, journal, folder)
                 compiled = work.compile({u.key: journal.lines[u.key] for u in units}, folder.workspace)
@@ -226,7 +231,8 @@ class Runner:
 
     def _tell_start(self, stage: Stage, state: State, what: str = "") -> None:
         why = f" ({state.why})" if state.why else ""
-        text = f"{stage.name}: {what or _STARTS[state.kind]}{why}"
+        what = what or ("begins again" if state.why == NO_CHECKPOINT else _STARTS[state.kind])
+        text = f"{stage.name}: {what}{why}"
         self.console.tell("stage", text, stage=stage.name, state="started", was=state.kind, why=state.why)
         if stage.uses_model and not self._model_told:
             note = self.models.model.note
@@ -244,7 +250,7 @@ class Runner:
         estimate = work.estimate(pending)
         if estimate.paid:
             raise UserError(
-                f"{stage.name} would spend money: {price(estimate)}. Say `align {stage.name} {self.recipe.path}` "
+                f"{stage.name} would spend money: {price(estimate)}. Say `{self.recipe.command(stage.name)}` "
                 "to run it, add --yes, or set its budget_usd and say `align run`"
             )
 
@@ -345,7 +351,7 @@ def _set_threads(threads: int) -> None:
 
 
 @contextmanager
-def _disk_errors(folder: Path, recipe: Recipe) -> Iterator[None]:
+def _disk_errors(folder: Path, command: str) -> Iterator[None]:
     """A disk that cannot be written to is the user's to mend: one line, what is done so far is kept."""
     try:
         yield
@@ -354,18 +360,17 @@ def _disk_errors(folder: Path, recipe: Recipe) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        raise UserError(_disk_fault(str(error.filename or folder), _DISK[error.errno], recipe)) from error
+        raise UserError(_disk_fault(str(error.filename or folder), _DISK[error.errno], command)) from error
     except Exception as error:
         # Libraries wrap the error of a full disk in their own; those in Rust tell its number.
         told = re.search(r"os error (\d+)", str(error))
         if told and int(told[1]) in _DISK:
-            raise UserError(_disk_fault(str(folder), _DISK[int(told[1])], recipe)) from error
+            raise UserError(_disk_fault(str(folder), _DISK[int(told[1])], command)) from error
         if folder.is_dir() and shutil.disk_usage(folder).free < 1 << 20:
-            raise UserError(_disk_fault(str(folder), _DISK[errno.ENOSPC], recipe)) from error
+            raise UserError(_disk_fault(str(folder), _DISK[errno.ENOSPC], command)) from error
         raise
 
 
-def _disk_fault(where: str, why: str, recipe: Recipe) -> str:
-    return (
-        f"{where} cannot be written ({why}); what is done so far is kept: make room and run `align run {recipe.path}`"
-    )
+def _disk_fault(where: str, why: str, command: str) -> str:
+    remedy = {_IN_THE_WAY: "move that file away", **dict.fromkeys(_FULL, "make room")}.get(why, "make it writable")
+    return f"{where} cannot be written ({why}); what is done so far is kept: {remedy} and run `{command}`"

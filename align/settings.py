@@ -301,7 +301,9 @@ class Train:
     lora: Lora = option(Lora, "the adapter")  # noqa: RUF009
     parts: Parts = option(Parts, "what learns, and at which rate")  # noqa: RUF009
     max_length: int | None = option(
-        None, "tokens of a row, image tokens included; longer rows are refused, not cut", low=1
+        None,
+        "tokens of a row, image tokens included; longer rows are left out and listed in failures.jsonl, none is cut",
+        low=1,
     )
     checkpoint_every: int = option(50, "optimizer steps between checkpoints", operational=True, low=1)
     batches: Literal["auto", "mixed", "unimodal"] = option(

@@ -20,12 +20,15 @@ from align.digest import file_sha256
 from align.models.digest import TEMPLATE_SHA256
 from align.recipe import Recipe, identity_options
 from align.stages import STAGES, Stage
+from align.train.checkpoints import COMPLETE, damage, step_of
 from annotate.errors import RecordError, UserError
 from annotate.records import Manifest, sha256_of
 from annotate.rubric import load_rubric
 
 ATTEMPT = ".attempt.json"
-"""What a stage leaves while it is not done: {"units": 150, "error": "..."}"""
+"""What a stage leaves while it is not done: {"units": 150, "error": "...", "trainings": {}}"""
+NO_CHECKPOINT = "no checkpoint yet"
+_ANEW = "with these options it starts at step 1"
 
 
 class Digests(Protocol):
@@ -175,7 +178,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecordError) as error:
-        raise UserError(f"{folder / 'manifest.json'}: {error}; delete it, and the stage is compiled again") from None
+        path = folder / "manifest.json"
+        what = f"is damaged ({error})" if path.stat().st_size else "is empty"
+        raise UserError(f"{path}: {what}; delete it, and the stage is compiled again") from None
 
 
 def state_of(recipe: Recipe, stage: Stage, digests: Digests) -> State:
@@ -196,16 +201,17 @@ def _states(recipe: Recipe, digests: Digests) -> Callable[[str], State]:
         manifest = read_manifest(recipe.folder / name)
         waiting = next((e for e in earlier(recipe, stage) if of(e).kind != "done"), None)
         if manifest is None:
-            return _unfinished(recipe, name, waiting)
+            return _unfinished(recipe, name, waiting, digests)
         if waiting:
             return State("stale", f"waits for {waiting}", manifest)
         identity, _ = stage_identity(recipe, stage, digests)
         if identity != manifest.identity:
-            begun = (recipe.folder / name / ATTEMPT).is_file()
-            reached = _reached(recipe.folder / name) if begun else ""
-            again = f"; a new training has its {reached}" * bool(reached)
-            remedy = _goes_on(recipe, name) * bool(reached)
-            return State("stale", f"{changes(manifest.identity, identity)}{again}", manifest, remedy)
+            why, remedy = changes(manifest.identity, identity), ""
+            if attempt := read_attempt(recipe.folder / name):
+                reached = _reached(recipe.folder / name, attempt, identity)
+                why += f"; a new training has its {reached}" * bool(reached)
+                remedy = _goes_on(recipe, name) if reached else _ANEW * _is_of_others(attempt, identity)
+            return State("stale", why, manifest, remedy)
         for path, sha256 in manifest.outputs.items():
             file = recipe.folder / name / path
             if not file.is_file():
@@ -217,36 +223,73 @@ def _states(recipe: Recipe, digests: Digests) -> Callable[[str], State]:
     return of
 
 
-def _unfinished(recipe: Recipe, name: str, waiting: str | None) -> State:
+def _unfinished(recipe: Recipe, name: str, waiting: str | None, digests: Digests) -> State:
     folder = recipe.folder / name
-    try:
-        attempt = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
-        lines = (folder / "journal.jsonl").read_bytes().count(b"\n")
-    except (OSError, ValueError):
+    attempt = read_attempt(folder)
+    if not attempt:
         return State("never", f"waits for {waiting}" if waiting else "")
-    reached = _reached(folder)
+    identity = None if waiting or not attempt.get("trainings") else stage_identity(recipe, STAGES[name], digests)[0]
+    reached = _reached(folder, attempt, identity)
     remedy = _goes_on(recipe, name) * bool(reached)
+    if _is_of_others(attempt, identity) and not reached:
+        return State("never", "a training with other options was begun", remedy=_ANEW)
     if attempt["error"]:
         return State("failed", "; ".join(filter(None, [attempt["error"], reached])), remedy=remedy)
     if not reached and hasattr(recipe.block(name), "checkpoint_every"):
-        return State("unfinished", "no checkpoint yet", remedy=f"`align {name} {recipe.path}` begins at step 1")
-    units = f"{min(lines, attempt['units'])} of {attempt['units']} units"
-    return State("unfinished", reached or units, remedy=remedy)
+        return State("unfinished", NO_CHECKPOINT, remedy=f"`{recipe.command(name)}` begins at step 1")
+    try:
+        lines = (folder / "journal.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        lines = 0
+    return State("unfinished", reached or f"{min(lines, attempt['units'])} of {attempt['units']} units", remedy=remedy)
 
 
 def _goes_on(recipe: Recipe, name: str) -> str:
-    return f"`align {name} {recipe.path}` goes on from there"
+    return f"`{recipe.command(name)}` goes on from there"
 
 
-def _reached(folder: Path) -> str:
-    """How far a training came that did not end: its newest whole checkpoint. Empty where there is none."""
-    work = folder / "work"
-    markers = [*work.glob("*/checkpoint-*.done"), *work.glob("*/checkpoints/checkpoint-*/complete")]
-    if not markers:
+def read_attempt(folder: Path) -> dict[str, Any]:
+    """What a stage left while it was not done; empty where there is nothing, or nothing that can be read.
+
+    `trainings`: of one that trains, `training_sha256` -> the folder below `work` that has its checkpoints; that of the
+    last attempt comes last.
+    """
+    try:
+        read = json.loads((folder / ATTEMPT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def training_sha256(identity: Mapping[str, Any]) -> str:
+    """Under which a training's checkpoints are found again; the number of threads does not keep it from going on."""
+    return sha256_of({key: value for key, value in identity.items() if key != "threads"})
+
+
+def _is_of_others(attempt: Mapping[str, Any], identity: Mapping[str, Any] | None) -> bool:
+    """Whether what was begun last is a training with other options than these."""
+    trainings = list(attempt.get("trainings", ()))
+    return bool(trainings) and identity is not None and trainings[-1] != training_sha256(identity)
+
+
+def _reached(folder: Path, attempt: Mapping[str, Any], identity: Mapping[str, Any] | None) -> str:
+    """How far the training with these options came: its newest whole checkpoint. Empty where there is none.
+
+    Without an identity, and of a run that is older than `trainings`: the newest of all.
+    """
+    trainings: Mapping[str, str] = attempt.get("trainings", {})
+    known = bool(trainings) and identity is not None
+    work = folder / "work" / trainings.get(training_sha256(identity), "none") if known and identity else folder / "work"
+    depth = "" if known else "*/"
+    whole = []
+    for marker in [*work.glob(f"{depth}checkpoint-*.done"), *work.glob(f"{depth}checkpoints/checkpoint-*/complete")]:
+        checkpoint = marker.parent if marker.name == COMPLETE else marker.with_suffix("")
+        if not damage(checkpoint, marker, hashes=False):
+            whole.append((_changed(marker), checkpoint))
+    if not whole:
         return ""
-    marker = max(markers, key=_changed)
-    checkpoint = marker.parent if marker.name == "complete" else marker.with_suffix("")
-    step = checkpoint.name.rpartition("-")[2]
+    _, checkpoint = max(whole)
+    step = str(step_of(checkpoint))
     with suppress(OSError, ValueError, KeyError):  # a training that runs removes old ones
         step += f" of {json.loads((checkpoint / 'trainer_state.json').read_text(encoding='utf-8'))['max_steps']}"
     return f"last checkpoint at step {step}"

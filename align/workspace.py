@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from align.digest import file_sha256
-from align.state import ATTEMPT
+from align.state import ATTEMPT, read_attempt
 from annotate.errors import UserError
 from annotate.jsonl import dump_line, write_text
 from annotate.records import Manifest, Record
@@ -38,7 +39,10 @@ _NEW = ".new"
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the run's folder. Raises `UserError` saying who has it."""
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # below /proc, say
+        raise UserError(f"{run}: no folder can be made there; give another place, e.g. runs=runs") from None
     with (run / ".lock").open("a+", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,7 +50,7 @@ def locked(run: Path) -> Iterator[None]:
             stream.seek(0)
             raise UserError(f"{run} is in use by {_holder(stream.read())}; wait for it, or stop it first") from None
         stream.truncate(0)
-        command = " ".join(["align", *sys.argv[1:]])
+        command = shlex.join(["align", *sys.argv[1:]])
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": command}, stream)
         stream.flush()
@@ -70,21 +74,27 @@ class StageFolder:
         self.journal = self.path / "journal.jsonl"
         self.workspace = self.path / "work"
 
-    def begin(self, units: int) -> None:
-        """Note that there is work under way."""
+    def begin(self, units: int, training: tuple[str, str] | None = None) -> None:
+        """Note that there is work under way; `training`: its `training_sha256` and its folder below `work`."""
         self.workspace.mkdir(parents=True, exist_ok=True)
-        self._attempt(units, "")
+        trainings = read_attempt(self.path).get("trainings", {})
+        if training is not None:
+            trainings = {known: folder for known, folder in trainings.items() if known != training[0]}
+            trainings[training[0]] = training[1]
+        self._attempt(units, "", trainings)
 
     def failed(self, error: str) -> None:
         """Note why the work did not end, for `align status`; nothing where even that cannot be written."""
         try:
-            units = json.loads((self.path / ATTEMPT).read_text(encoding="utf-8"))["units"]
-            self._attempt(units, error.splitlines()[0][:300] if error else "")
-        except (OSError, ValueError, KeyError):
+            attempt = read_attempt(self.path)
+            line = error.splitlines()[0][:300] if error else ""
+            self._attempt(attempt["units"], line, attempt.get("trainings", {}))
+        except (OSError, KeyError):
             return
 
-    def _attempt(self, units: int, error: str) -> None:
-        write_text(self.path / ATTEMPT, json.dumps({"units": units, "error": error}))
+    def _attempt(self, units: int, error: str, trainings: Mapping[str, str]) -> None:
+        told = {"units": units, "error": error} | ({"trainings": trainings} if trainings else {})
+        write_text(self.path / ATTEMPT, json.dumps(told))
 
     def stage_outputs(self, compiled: Compiled) -> dict[str, str]:
         """Write all files into the hidden folder, synced; returns file -> sha256."""

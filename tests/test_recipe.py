@@ -93,7 +93,7 @@ report:
         "x.yaml:9  dpo.trl.betta: TRL has no such option; did you mean 'beta'?",
         "x.yaml:9  dpo.trl.beta: 0 is impossible; it must be above 0",
         "x.yaml:9  dpo.trl.output_dir: is not for the recipe: the runner sees to it",
-        "x.yaml:9  dpo.trl.learning_rate: expected a number, got str '1e-4'",
+        "x.yaml:9  dpo.trl.learning_rate: expected a number, got text '1e-4'",
         "x.yaml:10  dpo.beta: unknown key; options of the trainer go below `trl:`",
         "x.yaml:11  evaluate.suites: no suite 'pop'; did you mean 'pope'?  Known: " + ", ".join(_suites()),
         "x.yaml:12  report: is empty; write {} for the defaults, or delete the line",
@@ -215,7 +215,8 @@ def test_changes_on_the_command_line(tmp_path: Path) -> None:
     assert made.pairs is not None and made.pairs.score == ("correctness",)
     assert faults(tmp_path, GOOD, "nonsense", "sample.n=", "sample.m=1", "dpo.trl.beta=[", "=3") == [
         "command line  nonsense: write key=value, e.g. sample.n=2; got 'nonsense'",
-        "command line  dpo.trl.beta: not YAML: expected the node content, but found '<stream end>'",
+        "command line  dpo.trl.beta: not YAML: expected the node content, but found '<stream end>'; "
+        "if it is text, put it in quotes: 'dpo.trl.beta=\"[\"'",
         "command line  write key=value, e.g. sample.n=2; got '=3'",
         "command line  sample.n: expected a whole number, got nothing",
         "command line  sample.m: unknown key; known: n, temperature, top_p, max_new_tokens, batch_size, batch_tokens, "

@@ -89,6 +89,14 @@ def test_a_value_that_other_tools_read_as_false_is_taken_where_it_is_the_only_me
     ("change", "told"),
     [
         ("dpo.trl.max_steps=0", "dpo.trl.max_steps: 0 steps train nothing"),
+        ("dpo.trl.deepspeed=x.json", "dpo.trl.deepspeed: is not for the recipe: use accelerate launch --config_file"),
+        ("dpo.trl.fsdp_config={}", "dpo.trl.fsdp_config: is not for the recipe: use accelerate launch --config_file"),
+        ("dpo.trl.parallelism_config={}", "is not for the recipe: use accelerate launch --config_file"),
+        ("dpo.trl.optim=1", "dpo.trl.optim: expected text, got the number 1"),
+        ("dpo.trl.learning_rate=fast", "dpo.trl.learning_rate: expected a number, got text 'fast'"),
+        ("dpo.lora.target=[", "put it in quotes: 'dpo.lora.target=\"[\"'"),
+        ("name=", "command line  name: empty"),
+        ("runs=''", "command line  runs: empty"),
         ("dpoo.trl.beta=1", "the recipe has no block `dpoo`; did you mean 'dpo'?"),
     ],
 )
@@ -106,3 +114,9 @@ def test_several_processes_without_a_launcher_are_told_what_to_use() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "WORLD_SIZE is set but MASTER_ADDR and MASTER_PORT are not; use `accelerate launch`\n"
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="seed: given twice, seed=1 and seed=2; delete one"):
+        load_recipe(DEMO, ["seed=1", "name=a", "seed=2"])
+    assert load_recipe(DEMO, ["seed=1", "seed=1"]).seed == 1

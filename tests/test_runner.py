@@ -238,6 +238,7 @@ def test_a_file_where_the_run_folder_must_be(tmp_path: Path) -> None:
     ended = small_run.align("teach", recipe, cwd=tmp_path)
     assert ended.returncode == 2
     assert "runs/small cannot be written (a file stands where a folder must be)" in ended.stderr
+    assert f"move that file away and run `align teach {recipe}`" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -248,6 +249,12 @@ def test_a_read_only_run_folder(tmp_path: Path) -> None:
     assert "/sys/kernel/small cannot be written (" in ended.stderr and "Traceback" not in ended.stderr
 
 
+def test_a_place_that_no_folder_can_have(tmp_path: Path) -> None:
+    ended = small_run.align("teach", small_run.teach_recipe(tmp_path), "runs=/proc/x", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr == "/proc/x/small: no folder can be made there; give another place, e.g. runs=runs\n"
+
+
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
     """A limit on file sizes stands in for the disk's end: the journal may grow to 4 kB and no further."""
     recipe = small_run.teach_recipe(tmp_path, 40)
@@ -255,9 +262,10 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path) -> None:
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    full = small_run.align("teach", recipe, cwd=tmp_path, preexec_fn=little_room)
+    full = small_run.align("teach", recipe, "teach.options={}", cwd=tmp_path, preexec_fn=little_room)
     assert full.returncode == 2
-    assert "cannot be written (a file may not grow further); what is done so far is kept" in full.stderr
+    assert "cannot be written (a file may not grow further); what is done so far is kept: make room" in full.stderr
+    assert f"run `align teach {recipe} 'teach.options={{}}'`" in full.stderr
     assert "Traceback" not in full.stderr
     kept = (tmp_path / "runs/small/teach/journal.jsonl").read_bytes()
     assert kept.endswith(b"\n") and kept.count(b"\n") > 3
@@ -287,7 +295,7 @@ def test_a_disk_that_is_full_of_weights_is_told_and_the_training_goes_on_when_th
         with pytest.raises(UserError) as told:
             Runner(wanted, Console(quiet=True)).bring("dpo")
         where = disk / "runs/small"
-        again = f"what is done so far is kept: make room and run `align run {recipe}`"
+        again = f"what is done so far is kept: make room and run `{wanted.command('dpo')}`"
         assert str(told.value) == f"{where} cannot be written (the disk is full); {again}"
         assert "(os error 28)" in str(told.value.__cause__)
         found = state_of(wanted, STAGES["dpo"], Models(wanted))

@@ -29,14 +29,17 @@ _WHOLE = "one row of the training set must stay one row of the batch"
 _ANSWER = "the loss always falls on the answer alone"
 _TEMPLATE = "the template is ours (align/models/template.py)"
 _REFERENCE = "the reference is the model itself, without its adapter"
+_LAUNCHER = "use accelerate launch --config_file recipes/accelerate/zero3.yaml (or ddp.yaml, fsdp2.yaml)"
+_MANY = ("deepspeed", "fsdp", "fsdp_config", "accelerator_config", "parallelism_config", "local_rank", "ddp_backend")
 OWNED = {
+    **dict.fromkeys(_MANY, _LAUNCHER),
     "output_dir": _RUNNER,
     "logging_dir": _RUNNER,
     "resume_from_checkpoint": "a killed training resumes by itself",
     "seed": "write `seed:` at the top of the recipe",
     "data_seed": "write `seed:` at the top of the recipe",
-    "max_length": "write `max_length:` beside `trl:`; longer rows are refused, not cut",
-    "truncation_mode": "rows are refused, not cut",
+    "max_length": "write `max_length:` beside `trl:`; longer rows are left out, into failures.jsonl, none is cut",
+    "truncation_mode": "rows that are too long are left out and listed in failures.jsonl, none is cut",
     "packing": _WHOLE,
     "padding_free": _WHOLE,
     "assistant_only_loss": _ANSWER,

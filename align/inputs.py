@@ -68,6 +68,21 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model
     return faults
 
 
+def missing_files(recipe: Recipe) -> list[str]:
+    """What the recipe names and is not there, as `prompts.file data/prompts.jsonl`; a stage would end with it."""
+    named: dict[str, str] = {}
+    if recipe.prompts:
+        named |= {"prompts.file": recipe.prompts.file, "prompts.image_root": recipe.prompts.image_root}
+    for stage in ("language", "connect", "tune"):
+        block = recipe.block(stage)
+        named |= {f"{stage}.{name}": getattr(block, name, "") for name in ("rows", "image_root")}
+    for i, file in enumerate(recipe.pairs.also if recipe.pairs else ()):
+        named[f"pairs.also.{i}"] = file
+    if recipe.evaluate:
+        named["evaluate.folder"] = recipe.evaluate.folder
+    return [f"{key} {path}" for key, path in named.items() if path and not Path(path).exists()]
+
+
 def missing_packages(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
     """What is not installed, with the command that installs it."""
     quantized = any(getattr(recipe.block(s.name), "quantize", "none") != "none" for s in stages)

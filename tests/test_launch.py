@@ -43,6 +43,7 @@ def test_two_processes_one_of_them_killed_learn_what_one_does(tmp_path: Path, co
     code, out, errors = ended(process)
     assert code == 0, errors[-3000:]
     assert out.count("dpo: done") == 1
+    assert errors.count("dpo: 2 processes, 2 x 2 rows a step\n") == 1
     together, one = log_of(recipe), log_of(single)
     assert [e["step"] for e in together] == [1, 2, 3, 4, 5, 6]
     for name in MEASURES:
@@ -55,7 +56,7 @@ def test_two_processes_one_of_them_killed_learn_what_one_does(tmp_path: Path, co
     [
         ("sample", "seed=0", "align sample runs in one process; several are for align dpo, align steerlm, "),
         ("dpo", "dpo.trl.save_steps=5", "write `checkpoint_every:` beside `trl:`"),  # the first one reads the recipe
-        ("dpo", "dpo.max_length=3", "dpo: no row to train on (too_long)"),  # all of them find that
+        ("dpo", "dpo.max_length=3", "dpo: no row to train on (too_long): row "),  # all of them find that
     ],
 )
 def test_a_mistake_is_told_once_and_all_end_with_it(tmp_path: Path, verb: str, change: str, told: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from align.account import failed
 from align.commands.recipes import recipe_of
 from align.console import Console
+from align.inputs import missing_files
 from align.recipe import load_recipe
 from align.runner import RunContext, Runner
 from align.settings import Sample
@@ -42,8 +43,11 @@ def status(options: argparse.Namespace, console: Console) -> int:
         rows.append({"stage": stage.name, "state": kind, "why": why, **_figures(manifest)})
     lines = [f"{'stage':10} {'state':10} {'outputs':>8} {'failed':>7} {'cost':>8} {'seconds':>8}  why"]
     lines += [_line(row) for row in rows]
+    missing = missing_files(recipe)
+    lines += [f"files missing: {', '.join(missing)}"] * bool(missing)
     cost = sum(row["cost_usd"] or 0 for row in rows)
-    console.result("\n".join(line.rstrip() for line in lines), run=str(recipe.folder), stages=rows, cost_usd=cost)
+    told = "\n".join(line.rstrip() for line in lines)
+    console.result(told, run=str(recipe.folder), stages=rows, cost_usd=cost, missing=missing)
     return 0
 
 

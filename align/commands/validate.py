@@ -102,11 +102,15 @@ def _length(options: argparse.Namespace) -> Length | None:
 
 
 def _recipe(path: Path, console: Console) -> int:
+    from align.inputs import missing_files
     from align.recipe import load_recipe
     from align.state import present
 
-    stages = [stage.name for stage in present(load_recipe(path))]
-    console.result(f"{path}: a sound recipe: {', '.join(stages)}", kind="recipe", stages=stages)
+    recipe = load_recipe(path)
+    stages = [stage.name for stage in present(recipe)]
+    missing = missing_files(recipe)
+    told = f"{path}: a sound recipe: {', '.join(stages)}" + f"\nfiles missing: {', '.join(missing)}" * bool(missing)
+    console.result(told, kind="recipe", stages=stages, missing=missing)
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from align.models.load import LoadedModel, load_vlm
 from align.models.quiet import quiet
 from align.settings import Lora, Train
-from align.train import checkpoints, parts, saved
+from align.train import checkpoints, parts, ranks, saved
 from align.train.lora_rows import (
     Size,
     TrainRow,
@@ -97,7 +97,8 @@ def train_lora(
     measured, failures = measure_rows(rows, ahead.encoder, limit=limit, stage=stage, built_for=ahead.n_positions)
     if not measured:
         reasons = ", ".join(sorted({f.reason.value for f in failures})) or "none were built"
-        raise UserError(f"{stage}: no row to train on ({reasons})")
+        first = f": row {failures[0].record_id}: {failures[0].detail}" if failures else ""
+        raise UserError(f"{stage}: no row to train on ({reasons}){first}")
     if faults := model_faults(model, settings):
         raise UserError(*(f"{stage}.{fault}" for fault in faults))
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +111,7 @@ def train_lora(
         args = _training_arguments(method, settings, seed, folder, needed)
         if settings.quantize != "none" and trainers.is_spread(args):
             raise UserError(f"{stage}.quantize: does not go with FSDP or ZeRO; use recipes/accelerate/ddp.yaml")
+        ranks.tell(stage, args)
         # what was encoded to be checked is not encoded again
         loaded = load_vlm(model, quantize=settings.quantize)
         loaded = replace(loaded, tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)

@@ -50,6 +50,14 @@ def size() -> int:
     return _Team.size
 
 
+def tell(stage: str, args: Any) -> None:
+    """How many train, of trainer arguments `args`; where a launcher started them, which may have started one alone."""
+    if args.world_size > 1 or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        n, size, steps = args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps
+        taken = f" x {steps} batches" * (steps > 1)
+        print(f"{stage}: {n} process{'es' * (n > 1)}, {n} x {size} rows{taken} a step", file=sys.stderr, flush=True)
+
+
 # ----------------------------------------------------------------------------------------------------------- the first
 
 

@@ -172,8 +172,15 @@ def paired_difference(
     seed: int = 0,
     draws: int = DRAWS,
     level: float = LEVEL,
+    scale: float = 1.0,
 ) -> Difference:
-    """`a` minus `b` over the questions that both have, in the order of their ids, so that input order is no matter."""
+    """`a` minus `b` over the questions that both have, in the order of their ids, so that input order is no matter.
+
+    A resample cannot hold what the sample does not: of 8 questions without a difference it makes an interval of no
+    width. Where no cluster lies on one side of 0, the bound on that side is at least so far from the mean as clusters
+    that were not seen could move it: with g clusters, their share is below 1 - (1 - level)^(1/g) (the "rule of three",
+    Hanley and Lippman-Hand 1983), each by `scale`, the most that a score can be.
+    """
     ids = sorted(a.keys() & b.keys())
     if not ids:
         raise ValueError("the two models share no question: nothing to compare")
@@ -181,7 +188,11 @@ def paired_difference(
     groups = None if clusters is None else [clusters[i] for i in ids]
     interval = bootstrap_interval(differences, groups, seed=seed, draws=draws, level=level)
     p = sign_flip_p(differences, groups, seed=seed)
-    return Difference(mean=interval.value, low=interval.low, high=interval.high, p=p, n=interval.n)
+    sums, _ = _by_cluster(_checked(differences), groups)
+    unseen = scale * (1 - (1 - level) ** (1 / len(sums)))
+    low = interval.low if (sums < 0).any() else min(interval.low, interval.value - unseen)
+    high = interval.high if (sums > 0).any() else max(interval.high, interval.value + unseen)
+    return Difference(mean=interval.value, low=low, high=high, p=p, n=interval.n)
 
 
 def sign_flip_p(differences: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> float:
@@ -325,7 +336,9 @@ def verdicts(
 
     def compare(first: str, second: str) -> dict[str, Difference]:
         found = {
-            s: paired_difference(values[s][first], values[s][second], (clusters or {}).get(s), seed=seed)
+            s: paired_difference(
+                values[s][first], values[s][second], (clusters or {}).get(s), seed=seed, scale=_of(scale, s)
+            )
             for s in suites
             if values[s].get(first)
         }
@@ -336,7 +349,7 @@ def verdicts(
     remaining = {m: compare(m, backbone) for m in others}
     made = []
     for s in suites:
-        m = margin * (scale if isinstance(scale, float | int) else scale[s])
+        m = margin * _of(scale, s)
         present = [o for o in others if s in gain[o]]
         made.append(
             SuiteVerdict(
@@ -353,6 +366,10 @@ def verdicts(
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def _of(scale: float | Mapping[str, float], suite: str) -> float:
+    return scale if isinstance(scale, float | int) else scale[suite]
 
 
 def _z(level: float) -> float:

@@ -342,17 +342,17 @@ def summed(items, exams, models=("backbone", "vlm", "dpo"), **options):
 
 
 def test_a_regression_and_its_repair_reach_the_verdict():
-    # of 60 questions the backbone has 50, the VLM 20 of these, DPO the same 50 again
-    right = {"backbone": 50, "vlm": 20, "dpo": 50}
+    # of 240 questions the backbone has 200, the VLM 80 of these, DPO the same 200 again
+    right = {"backbone": 200, "vlm": 80, "dpo": 200}
     items = [
         item(str(i), "text_instructions", model, {"headline": float(i < n)})
         for model, n in right.items()
-        for i in range(60)
+        for i in range(240)
     ]
-    made = summed(items, [exam_of("text_instructions", 60)])
+    made = summed(items, [exam_of("text_instructions", 240)])
     (loss,) = made["regression"]
     assert (loss["suite"], loss["verdict"]) == ("text_instructions", "present")
-    assert loss["vlm_minus_backbone"]["mean"] == -0.5 and loss["vlm_minus_backbone"]["n"] == 60
+    assert loss["vlm_minus_backbone"]["mean"] == -0.5 and loss["vlm_minus_backbone"]["n"] == 240
     (repair,) = made["comparisons"]
     assert (repair["model"], repair["verdict"]) == ("dpo", "repaired")
     assert repair["minus_vlm"]["mean"] == 0.5 and repair["minus_vlm"]["p"] < 0.001
@@ -374,16 +374,16 @@ def test_beside_a_noisy_image_the_backbone_stands_with_its_clean_answers():
 @pytest.mark.parametrize(
     ("vlm", "dpo", "verdict"),
     [
-        (range(0, 60), range(0, 60), "kept"),  # no answer changed
-        (range(0, 50), range(0, 20), "worse"),
-        (range(0, 20), range(0, 50), "better"),
-        (range(0, 30), range(2, 31), "not shown"),  # one question less: neither a loss nor surely none
+        (range(0, 240), range(0, 240), "kept"),  # no answer changed
+        (range(0, 200), range(0, 80), "worse"),
+        (range(0, 80), range(0, 200), "better"),
+        (range(0, 120), range(8, 124), "not shown"),  # four questions less: neither a loss nor surely none
     ],
 )
 def test_what_alignment_did_to_the_other_suites(vlm, dpo, verdict):
     right = {"vlm": vlm, "dpo": dpo}
-    items = [item(str(i), "open_visual", m, {"headline": float(i in right[m])}) for m in right for i in range(60)]
-    (row,) = summed(items, [exam_of("open_visual", 60)], models=("vlm", "dpo"))["comparisons"]
+    items = [item(str(i), "open_visual", m, {"headline": float(i in right[m])}) for m in right for i in range(240)]
+    (row,) = summed(items, [exam_of("open_visual", 240)], models=("vlm", "dpo"))["comparisons"]
     assert (row["suite"], row["verdict"], row["minus_backbone"]) == ("open_visual", verdict, None)
 
 

@@ -73,12 +73,13 @@ def test_labels_are_joined_on_image_and_question_and_verbose_answers_count(world
 
 def test_an_empty_answer_and_a_missing_one_are_failures_not_answers(world, capsys):
     change(world / "answers.jsonl", 0, text=" ")
+    change(world / "answers.jsonl", 1, text="<html><body>503 Service Unavailable</body></html>")
     lines = (world / "answers.jsonl").read_text().splitlines()
     (world / "answers.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     metrics, _ = score(world, capsys, "--least-coverage", "0.5")
-    assert (metrics["accuracy"]["n"], metrics["accuracy"]["n_failed"]) == (6, 2)
+    assert (metrics["accuracy"]["n"], metrics["accuracy"]["n_failed"]) == (5, 3)
     metrics, found = score(world, capsys)
-    assert metrics["f1"]["value"] is None and "2 of 8 answers have no score" in found["warnings"][-1]
+    assert metrics["f1"]["value"] is None and "3 of 8 answers have no score" in found["warnings"][-1]
 
 
 def test_the_strict_reading_gives_no_score_to_what_says_neither(world, capsys):

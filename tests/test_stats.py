@@ -323,7 +323,8 @@ def test_verdicts_over_suites_are_corrected_together():
     one, two = verdicts(values, vlm="vlm", backbone="backbone")
     assert (one.suite, one.regression, one.vlm_minus_backbone.p) == ("one", "present", pytest.approx(2 * 2 / 2**8))
     assert (two.suite, two.regression, two.vlm_minus_backbone.p) == ("two", "present", pytest.approx(2 / 2**6))
-    assert one.repair == {"dpo": Verdict(text="repaired")}
+    # all regained, but a rest of the loss cannot be ruled out with 8 questions
+    assert one.repair["dpo"].share == 1 and one.repair["dpo"].text.startswith("partly repaired (100% [")
     # two questions lost: 2 / 2^2
     assert (two.aligned_minus_vlm["dpo"].mean, two.repair["dpo"].text) == (-0.25, "not shown")
     alone = verdicts({"one": values["one"]}, vlm="vlm", backbone="backbone")
@@ -331,7 +332,7 @@ def test_verdicts_over_suites_are_corrected_together():
 
 
 def test_the_margin_is_a_share_of_the_suites_scale():
-    same = by_id([5.0, 7.0, 6.0])
+    same = by_id([5.0, 7.0, 6.0] * 60)
     values = {"judged": {"backbone": same, "vlm": same}, "exact": {"backbone": by_id([1.0, 0.0]), "vlm": by_id([1.0])}}
     judged, exact = verdicts(values, vlm="vlm", backbone="backbone", scale={"judged": 10, "exact": 1})
     assert (judged.margin, exact.margin) == (0.2, 0.02)
@@ -346,3 +347,20 @@ def test_many_clusters_are_resampled_one_draw_at_a_time_with_the_same_interval()
     assert found.low == pytest.approx(1.5 - half, abs=0.003) and found.high == pytest.approx(1.5 + half, abs=0.003)
     twice = bootstrap_interval([v for v in values for _ in "ab"], [i // 2 for i in range(40_000)], draws=500)
     assert (twice.low, twice.high) == pytest.approx((found.low, found.high))
+
+
+def test_a_difference_that_was_never_seen_may_still_be_there():
+    """Rule of three: of 8 questions without a difference, up to 1 - 0.05^(1/8) of all may have one."""
+    same = {str(i): 1.0 for i in range(8)}
+    found = paired_difference(same, same)
+    assert (found.mean, found.p) == (0.0, 1.0)
+    assert (found.low, found.high) == pytest.approx((-0.3123, 0.3123), abs=1e-4)
+    assert minimum_detectable_effect(found.se) > 0.3
+    tenfold = paired_difference(same, same, scale=10)
+    assert tenfold.low == pytest.approx(10 * found.low)
+    # One question won and none lost: the bound on the side that was not seen does not stop at 0.
+    won = paired_difference(same | {"0": 1.0}, same | {"0": 0.0})
+    assert won.low == pytest.approx(0.125 - 0.3123, abs=1e-4) and won.high < 0.6
+    # Where both sides were seen nothing changes.
+    mixed = paired_difference(same | {"0": 1.0, "1": 0.0}, same | {"0": 0.0})
+    assert mixed.low == bootstrap_interval([1.0, -1.0] + [0.0] * 6).low

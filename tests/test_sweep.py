@@ -104,7 +104,7 @@ def faults(folder: Path, text: str) -> list[str]:
 def test_every_value_is_checked_with_the_recipe_at_its_line(tmp_path: Path) -> None:
     assert sorted(faults(tmp_path, FAULTY)) == [
         "x.yaml:10  dpo.trl.beta: 0 is impossible; it must be above 0",
-        "x.yaml:10  dpo.trl.beta: expected a number, got str 'x'",
+        "x.yaml:10  dpo.trl.beta: expected a number, got text 'x'",
         "x.yaml:11  dpo.lora.q: unknown key; known: r, alpha, dropout, target",
         "x.yaml:12  pairs.fraction: 2.0 is impossible; it must be above 0 and at most 1",
         "x.yaml:13  steerlm.lora.r: the recipe has no block `steerlm`; add `steerlm: {...}` to the file",

@@ -178,8 +178,20 @@ def _interval(measure: Measure, ok: Sequence[Outcome], seed: int, draws: int | N
     if measure.statistic:
         return bootstrap_statistic(table, measure.statistic, clusters, **given)
     if measure.combine is None:
-        return bootstrap_interval(table[:, 0].tolist(), clusters, **given)
+        found = bootstrap_interval(table[:, 0].tolist(), clusters, **given)
+        return found if len(np.unique(table[:, 0])) > 1 else _alike(found, len(set(clusters)))
     return bootstrap_sums(table, measure.combine, clusters, **given)
+
+
+def _alike(found: Interval, clusters: int) -> Interval:
+    """Of answers that are all worth the same a resample tells nothing.
+
+    All right or all wrong: the exact bounds of a share (Clopper and Pearson 1934). Of another scale: none.
+    """
+    if found.value not in (0.0, 1.0) or clusters < 2:
+        return replace(found, low=-math.inf, high=math.inf)
+    reach = 0.025 ** (1 / clusters)
+    return replace(found, low=reach) if found.value else replace(found, high=1 - reach)
 
 
 def _bound(end: float, value: float, outermost: Callable[[float, float], float]) -> float | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from align.benchmarks.files import Line, is_missing, once, read_table
+from align.benchmarks.judge_replies import is_web_page
 from align.benchmarks.measures import Measure, Outcome, average, mean, ratio, within
 from align.benchmarks.published import BY_WORD, Source, bare, gathered_rows, row_of
 from align.benchmarks.rows import Question, Row
@@ -123,7 +124,7 @@ def yes_no_row(source: Source, line: Line, *, key: str, text: str, truth: bool, 
 
 
 def _outcome(key: str, question: Line, said: str | None, label: bool, parser: str) -> Outcome:
-    yes = read_yes_no(said, parser) if said and said.strip() else None
+    yes = read_yes_no(said, parser) if said and said.strip() and not is_web_page(said) else None
     value = {} if yes is None else {"yes": float(yes), "truth": float(label), "accuracy": float(yes == label)}
     return Outcome(
         id=key,
@@ -135,7 +136,9 @@ def _outcome(key: str, question: Line, said: str | None, label: bool, parser: st
 
 
 def _reads_otherwise(said: str, parser: str) -> bool:
-    return bool(said.strip()) and read_yes_no(said, STRICT_YES_NO) != read_yes_no(said, parser)
+    return (
+        bool(said.strip()) and not is_web_page(said) and read_yes_no(said, STRICT_YES_NO) != read_yes_no(said, parser)
+    )
 
 
 def _measures(splits: list[str]) -> tuple[Measure, ...]:

@@ -62,7 +62,7 @@ def summary(
     judged = {v.suite for v in found}
     control = {e.suite.name for e in exams if e.suite.stands_apart}
     rest = {s: models for s, models in values.items() if s not in judged | control}
-    beside = _side_effects(rest, clusters, {s: margin * scale[s] for s in rest}, seed)
+    beside = _side_effects(rest, clusters, margin, scale, seed)
     return {
         "schema": "verdicts/1",
         "margin": margin,
@@ -143,7 +143,7 @@ def _repairs(verdict: SuiteVerdict) -> list[dict[str, Any]]:
 
 
 def _side_effects(
-    values: Values, clusters: Mapping[str, Mapping[str, str]], margins: Mapping[str, float], seed: int
+    values: Values, clusters: Mapping[str, Mapping[str, str]], margin: float, scale: Mapping[str, float], seed: int
 ) -> list[dict[str, Any]]:
     """What alignment did where there is no regression to repair, each aligned model against the VLM."""
     models = dict.fromkeys(m for scores in values.values() for m in scores if m not in (VLM, BACKBONE))
@@ -151,7 +151,7 @@ def _side_effects(
     for model in models:
         differences = holm_over(
             {
-                suite: paired_difference(scores[model], scores[VLM], clusters[suite], seed=seed)
+                suite: paired_difference(scores[model], scores[VLM], clusters[suite], seed=seed, scale=scale[suite])
                 for suite, scores in values.items()
                 if scores.get(VLM, {}).keys() & scores.get(model, {}).keys()
             }
@@ -160,7 +160,7 @@ def _side_effects(
             {
                 "suite": suite,
                 "model": model,
-                "verdict": side_effect(difference, margins[suite]),
+                "verdict": side_effect(difference, margin * scale[suite]),
                 "share": None,
                 "minus_vlm": difference_json(difference),
                 "minus_backbone": None,
@@ -184,7 +184,7 @@ def noise(
         for model, scores in values[suite.name].items():
             without = values[clean[0]].get(model, {})
             if scores.keys() & without.keys():
-                found = paired_difference(scores, without, clusters[suite.name], seed=seed)
+                found = paired_difference(scores, without, clusters[suite.name], seed=seed, scale=suite.scale)
                 rows.append(
                     {"suite": suite.name, "clean": clean[0], "model": model, "minus_clean": difference_json(found)}
                 )

@@ -91,6 +91,10 @@ def _leave_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
+STARTS = 3
+"""Times Ray is started before that counts as a failure; it gives its processes 30 seconds, each time."""
+
+
 def start(fleet: Fleet) -> None:
     """Start Ray, or join the cluster. Nothing is reported to anybody, no dashboard is opened."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -101,15 +105,19 @@ def start(fleet: Fleet) -> None:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = -1  # a batch that was lost with its worker is no reason to lose the others
-        try:
-            ray.init(
-                address=fleet.address or "local",
-                include_dashboard=None if fleet.address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"Ray cannot be started ({str(error).strip().splitlines()[0]})") from error
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(
+                    address=fleet.address or "local",
+                    include_dashboard=None if fleet.address else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+                break
+            except Exception as error:  # Ray raises this very class when a busy machine was too slow for it
+                if not left or isinstance(error, ConnectionError | ValueError | RuntimeError):
+                    raise UserError(f"Ray cannot be started ({str(error).strip().splitlines()[0]})") from error
+                ray.shutdown()
     if not fleet.address:  # a cluster may grow
         check_room(fleet, ray.cluster_resources())
 

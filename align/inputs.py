@@ -51,10 +51,11 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model
                 with gathered(faults):
                     faults += [f"{stage.name}.{fault}" for fault in model_faults(model, block or Train())]
         if stage.name == "evaluate":
-            from align.evaluate.plan import load_exams
+            from align.evaluate.plan import load_exams, room_faults
 
             with gathered(faults):
                 load_exams(block, prompts)
+                faults += dict.fromkeys(room_faults(block, model) if model is not None else ())
             if block.text:
                 from align.benchmarks.text_rows import load_text
 

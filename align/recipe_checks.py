@@ -48,8 +48,13 @@ def check(recipe: Recipe, faults: Faults) -> None:
             except UserError as error:
                 faults.add("evaluate.suites", str(error))
                 continue
-            if asked[0].judged and recipe.evaluate.judge is None:
+            judge = recipe.evaluate.judge
+            if asked[0].judged and judge is None:
                 faults.add("evaluate.judge", f"missing: {name} is graded by a judge; add {{backend: ..., model: ...}}")
+            elif asked[0].judged and judge and judge.backend == "rules":
+                others = ", ".join(known for known in installed() if known != "rules")
+                what = f"rules, the default, grades by answer keys, and {name} has none; name one of: {others}"
+                faults.add("evaluate.judge.backend", what)
         if recipe.evaluate.text:
             _text(recipe.evaluate.text, faults)
     for stage in ("dpo", "steerlm", "rejection", "sft"):

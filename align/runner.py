@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.account import counts, failed, outputs_of, price
+from align.account import counts, failed, outputs_of, price, recall
 from align.base import Models
 from align.console import Console
 from align.context import PromptSet
@@ -187,6 +187,7 @@ class Runner:
                     f"{stage.name}: {len(pending)} of {len(units)} requests have no reply yet; say "
                     f"`{self.recipe.command(stage.name)}` first"
                 )
+            recall(work, lines, folder.workspace)
             self._ask_before_spending(stage, work, pending, target)
             block = self.recipe.block(stage.name)
             trains = hasattr(block, "checkpoint_every") or hasattr(block, "save_every")
@@ -275,19 +276,25 @@ class Runner:
             with counting:
                 if key not in records:
                     raise AssertionError(f"{stage.name}: unit {key} was not pending, or is done twice")
-                made = records.pop(key)
-                bar.set(*((bar.total, bar.total) if len(units) == 1 else (bar.done + made, bar.total)), bar.note)
+                del records[key]
+                there = total - sum(records.values())
+                bar.set(*((bar.total, bar.total) if len(units) == 1 else (max(bar.done, there), bar.total)), bar.note)
+
+        begun: list[int] = []  # where the bar stood when the steps began
 
         def progress(done: int, total: int, note: str = "") -> None:
-            # A stage of one unit counts its own steps; elsewhere the units are what is counted.
-            if len(units) == 1:
-                bar.set(done, total, note)
-            else:
-                bar.set(bar.done, bar.total, note)
+            # A stage of one unit counts its own steps, and so does one that says so; elsewhere it is units.
+            with counting:
+                begun[:] = begun or [bar.done]
+                if len(units) == 1:
+                    bar.set(done, total, note)
+                elif getattr(work, "counts_steps", False):
+                    bar.set(max(bar.done, begun[0] + (bar.total - begun[0]) * done // total), bar.total, note)
+                else:
+                    bar.set(bar.done, bar.total, note)
 
         try:
-            if recall := getattr(work, "recall", None):  # of a stage whose units work on what others of its units gave
-                recall(journal.lines)
+            recall(work, journal.lines, folder.workspace)
             if pending:
                 work.execute(pending, finished, folder.workspace, progress)
         finally:

@@ -129,6 +129,7 @@ class Asked:
         patience = self.run.patience
         if reply.outcome is not Outcome.TRANSIENT:
             lane.errors = lane.outages = 0
+            lane.answered = True
             return False
         lane.errors += 1
         if lane.errors < patience.errors or lane.traits.batch:
@@ -139,13 +140,13 @@ class Asked:
                     lane.closed = f"it answers nothing but errors ({reply.detail})"
                     self.run.tell(f"the annotator{lane.where} is left out: {lane.closed}")
                     return True
-                if not self.run.more:
+                if not self.run.more and lane.answered:
                     return False  # it may be these last rows and not the service
                 raise Stopped(f"the service answers nothing but errors ({reply.detail}); try again later")
             wait = min(patience.longest_seconds, patience.first_seconds * 2**lane.outages)
             lane.outages += 1
             lane.not_before = now + wait
-            if wait > 10:
+            if wait > 10 or (lane.outages == 1 and not lane.answered):
                 self.run.tell(f"the service answers nothing but errors ({reply.detail}); waiting {spelled(wait)}")
         return True
 
@@ -160,6 +161,8 @@ class Asked:
                 raise Stopped(f"the service lets nothing through ({why}); try again later")
             if (reply.retry_after or wait) > 10:
                 self.run.tell(f"the service asks for a pause of {spelled(reply.retry_after or wait)}")
+            else:
+                self.run.tick()
 
     def _ask(self, annotator: Annotator) -> Awaitable[Reply]:
         """Nothing here holds on to the images: a backend that is done with them can let them go."""

@@ -151,7 +151,7 @@ class Asking:
         except Exception as error:
             return self._stop(error)
         self.settled += 1
-        self.progress(self.settled, len(self.calls), self._note() if self.paid else "")
+        self.tick()
 
     def _stop(self, error: BaseException) -> None:
         """Nothing more is sent; the first reason is the one that is told."""
@@ -246,10 +246,19 @@ class Asking:
             "on with the same command and --retry-failed"
         )
 
+    def tick(self) -> None:
+        """Tell how far it is."""
+        self.progress(self.settled, len(self.calls), self._note())
+
     def _note(self) -> str:
-        """Dollars that this run has spent, and what it will come to."""
-        spent = self.purse.spent - self.spent_before
-        return f"{dollars(spent)} of about {dollars(spent / self.settled * len(self.calls))}" if spent else ""
+        """Dollars that this run has spent, and what it will come to; the pace, where the service slows it down."""
+        told = []
+        if self.paid and self.settled and (spent := self.purse.spent - self.spent_before):
+            told.append(f"{dollars(spent)} of about {dollars(spent / self.settled * len(self.calls))}")
+        slowed = [lane.pace.rate for lane in self.lanes if lane.pace and lane.pace.slowed]
+        if slowed:
+            told.append(f"slowed down by the service to about {60 * sum(slowed):.0f} a minute")
+        return ", ".join(told)
 
     def tell(self, what: str) -> None:
         self.progress(self.settled, len(self.calls), what)

@@ -77,12 +77,15 @@ class Lane:
         """Transient errors in a row."""
         self.outages = 0
         """Pauses in a row because of them."""
+        self.answered = False
+        """Whether it has answered anything in this run."""
         self.closed = ""
         """Why nothing more goes here today; empty while it is open."""
 
     async def open(self, workspace: Path) -> None:
         """Before the first request, in the loop of the run."""
         self.closed, self.in_flight, self.not_before, self.errors, self.outages = "", 0, 0.0, 0, 0
+        self.answered = False
         limits = LaneLimits() if self.traits.batch else self.limits  # a job is one call, whatever it holds
         paced = self.traits.paced and not self.traits.batch
         self.pace = Pace(limits.requests_per_minute) if paced or limits.requests_per_minute else None

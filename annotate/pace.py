@@ -111,6 +111,11 @@ class Pace:
         return new
 
     @property
+    def slowed(self) -> bool:
+        """Whether the service has said that it was too fast."""
+        return self._event is not None
+
+    @property
     def silent(self) -> int:
         """Rejections in a row, each after its pause, with nothing let in between."""
         return self._silent

@@ -75,7 +75,7 @@ def load_stage(folder: Path, model: Path, suites: list[str], files: dict[str, An
 
 def run(stage: EvaluateWork, workspace: Path, lines: dict[str, Any] | None = None) -> dict[str, Any]:
     kept = {} if lines is None else lines
-    stage.recall(kept)
+    stage.recall(kept, workspace)
     pending = [unit for unit in stage.units if unit.key not in kept]
     stage.execute(pending, lambda key, line: kept.update({key: json.loads(json.dumps(line))}), workspace, _quiet)
     return kept

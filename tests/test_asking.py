@@ -252,6 +252,8 @@ def test_a_service_that_is_down_is_waited_for_and_costs_no_row(tmp_path: Path) -
 
     with pytest.raises(Stopped, match=r"nothing but errors \(503\)"):
         run_work(work_of(60, Gone(), replace(patience, outages=3), workers=30), tmp_path / "gone")
+    with pytest.raises(Stopped, match=r"nothing but errors \(503\)"):  # also where all rows are under way at once
+        run_work(work_of(12, Gone(), replace(patience, outages=3, attempts=6)), tmp_path / "few")
 
 
 def test_twenty_refusals_in_a_row_stop_the_run(tmp_path: Path) -> None:

@@ -637,8 +637,11 @@ def test_a_question_that_is_too_long_is_a_failure(world, tmp_path):
     bench(tmp_path, [bench_row(long), bench_row()])
     settings = replace(world.recipe.evaluate, folder=str(tmp_path), suites=("text_instructions",))
     stage = work(replace(world, recipe=replace(world.recipe, evaluate=settings), stages=(), backbone=None))
-    made = files(stage, run(stage, tmp_path), tmp_path)
+    lines = run(stage, tmp_path)
+    made = files(stage, lines, tmp_path)
     assert [f["reason"] for f in made["failures.jsonl"]] == ["too_long"] and len(made["items.jsonl"]) == 1
+    told = stage.compile(lines, tmp_path).told
+    assert told.startswith("1 without an answer, too_long: ") and "; lower evaluate.max_new_tokens, or take" in told
 
 
 def test_a_judge_grades_open_answers_beside_the_headline(world, tmp_path):

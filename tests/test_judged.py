@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_run
@@ -20,6 +21,7 @@ from align.benchmarks.mt_bench_questions import JUDGED, MT_BENCH, NOISY, read_mt
 from align.benchmarks.pictures import with_pictures
 from align.benchmarks.published import Source
 from align.benchmarks.sheet import Files, take
+from align.evaluate.plan import room_faults
 from align.recipe import load_recipe
 from annotate.errors import UserError
 
@@ -207,6 +209,12 @@ def test_mt_bench_from_questions_to_fastchats_files(model: Path, service: Servic
     assert [i.value for i in other["items.jsonl"]] == [i.value for i in made["items.jsonl"]]
 
 
+UNREAD = (
+    "2 of 8 judge calls failed, unparsable: no grade in the reply; see judge_replies.jsonl: does the judge keep to the "
+    "form it is told?"
+)
+
+
 def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_path: Path) -> None:
     """A reply without a grade, a refusal and a proxy's page: recorded failures, never a score."""
     asked = [
@@ -224,6 +232,10 @@ def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_p
     # what could not be read is asked again; the last one is good at the second try
     assert [i.state for i in made["items.jsonl"]] == ["ok", "judge_failed", "judge_failed", "ok"]
     assert made["items.jsonl"][1].value == {}
+    compiled = stage.compile(lines, tmp_path)
+    assert (compiled.funnel["graded by the judge"], compiled.funnel["judge failed"]) == (2, 2)
+    unread, refused = sorted(compiled.told.splitlines(), key=lambda line: "blocked" in line)
+    assert unread == UNREAD and refused.startswith("2 of 8 judge calls failed, blocked: ")
     (score,) = (m for m in made["metrics.jsonl"] if m.name == "score")
     assert (score.value, score.n, score.n_failed) == (None, 2, 2)  # too few for a headline
     judgments = [json.loads(line) for line in made["mt_bench/model_judgment/gpt-test_single.jsonl"].splitlines()]
@@ -243,6 +255,44 @@ def test_a_judged_suite_without_a_judge_is_told_before_any_work(tmp_path: Path) 
     path.write_text(path.read_text().replace(', "judge": {}', ""))
     with pytest.raises(UserError, match=r"evaluate.judge: missing: mt_bench is graded by a judge"):
         load_recipe(path)
+
+
+def test_a_judge_that_cannot_grade_the_suite_is_told_before_any_work(tmp_path: Path) -> None:
+    for by in ({}, {"backend": "rules"}):
+        with pytest.raises(UserError, match=r"judge\S*: rules, the default, .* mt_bench has none; .*openai_chat"):
+            load_recipe(recipe(tmp_path, tmp_path, ["mt_bench"], {}, by))
+
+
+def test_a_limit_without_room_for_a_question_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"text_config": {"max_position_embeddings": 512}}')
+    by = {"backend": "openai_chat", "model": "gpt-4o"}
+    found = {}
+    for limit in (511, 512):
+        loaded = load_recipe(recipe(tmp_path, tmp_path, ["mt_bench"], {}, by | {"answer_tokens": limit}))
+        assert loaded.evaluate is not None
+        found[limit] = list(room_faults(loaded.evaluate, tmp_path))
+    told = "evaluate.judge.answer_tokens: 512 leaves no room for a question in the model's 512 positions; lower it"
+    assert found == {511: [], 512: [told]}
+
+
+def test_an_estimate_counts_what_this_judge_answered(model: Path, service: Service, tmp_path: Path) -> None:
+    """The model's own answers are none of the judge's; of a killed run, those that the judge's journal holds are."""
+    files = {"mt_bench": mt_bench_files(tmp_path)}
+
+    def estimated(lines: dict[str, Any], by: dict[str, Any]) -> tuple[int, int]:
+        stage = load_stage(tmp_path, model, ["mt_bench"], files, by)
+        stage.recall(lines, tmp_path)
+        found = stage.estimate([unit for unit in stage.units if unit.key not in lines])
+        return found.calls, found.cached
+
+    by, other = judge(service.url), judge(service.url, model="gpt-other")
+    stage = load_stage(tmp_path, model, ["mt_bench"], files, by)
+    lines = run(stage, tmp_path)
+    assert estimated(lines, by) == (0, 8) and estimated(lines, other) == (8, 0)
+    answered = {unit.key: lines[unit.key] for unit in (*stage.answers, *stage.probes)}
+    journal = tmp_path / "judge" / "journal.jsonl"
+    journal.write_text("".join(line + "\n" for line in journal.read_text().splitlines()[:3]))
+    assert estimated(answered, by) == (5, 3) and estimated({}, by) == (8, 0)
 
 
 def test_a_paid_judge_is_asked_only_where_that_is_said(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from align.account import failed
+from align.account import failed, recall
 from align.commands.recipes import recipe_of
 from align.console import Console
 from align.inputs import missing_files
@@ -18,6 +18,7 @@ from align.runner import RunContext, Runner
 from align.settings import Sample
 from align.stages import STAGES, Stage, make_work
 from align.state import State, present, read_manifest, state_of
+from align.workspace import StageFolder
 from annotate.errors import UserError
 from annotate.estimate import spelled
 from annotate.journal import read_journal
@@ -112,6 +113,7 @@ def _estimate(runner: Runner, stage: Stage, state: State) -> tuple[Estimate | No
     pending = [u for u in work.units if u.key not in lines or (again and failed(work, u, lines[u.key]))]
     if isinstance(work, AskingWork):
         return work.estimate(pending, lines), exact
+    recall(work, lines, StageFolder(runner.recipe.folder, stage.name).workspace)
     return work.estimate(pending), exact
 
 

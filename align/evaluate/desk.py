@@ -14,8 +14,8 @@ from pathlib import Path
 
 from align.settings import Judge
 from annotate.calls import Call, ReadImage
-from annotate.journal import Journal
-from annotate.stage import Line, Progress, Unit
+from annotate.journal import Journal, read_journal
+from annotate.stage import Estimate, Line, Progress, Unit
 from annotate.work import AskingWork
 
 Settled = Callable[[str, Mapping[str, Line]], None]
@@ -41,9 +41,9 @@ class Desk(AskingWork):
 
         A call that is settled is not asked again, however it ended, unless a unit in `again` asks it and it failed.
         """
-        folder = workspace / "judge"
+        folder = _journal(workspace).parent
         folder.mkdir(parents=True, exist_ok=True)
-        with Journal(folder / "journal.jsonl") as journal:
+        with Journal(_journal(workspace)) as journal:
             missing: dict[str, Call] = {}
             waiting: dict[str, set[str]] = {}
             for unit, calls in wanted.items():
@@ -69,7 +69,33 @@ class Desk(AskingWork):
                 for unit in ready:
                     done(unit, {key: journal.lines[key] for key in wanted[unit]})
 
-            self.execute([Unit(key, call) for key, call in missing.items()], kept, folder, progress)
+            self.execute([Unit(key, call) for key, call in missing.items()], kept, folder, _of_replies(progress))
+
+    def estimate_all(
+        self, calls: Mapping[str, Call], settled: Collection[str], again: Collection[str], workspace: Path | None
+    ) -> Estimate:
+        """What is missing of `calls`: not `settled` by units that are done, nor in the journal below `workspace`.
+
+        A call in `again` that failed is missing too.
+        """
+        lines = read_journal(_journal(workspace)) if workspace else {}
+        kept = {key for key, line in lines.items() if key not in again or line["outcome"] == "ok"}
+        self.units = [Unit(key, call) for key, call in calls.items()]
+        missing = [unit for unit in self.units if unit.key not in settled and unit.key not in kept]
+        return self.estimate(missing, lines)
 
     def written(self, pending: object) -> int:
         return 300
+
+
+def _of_replies(progress: Progress) -> Progress:
+    """Says besides how many replies there are: a unit is made of many."""
+
+    def told(done: int, total: int, note: str = "") -> None:
+        progress(done, total, f"judge: {done} of {total} replies{f', {note}' if note else ''}")
+
+    return told
+
+
+def _journal(workspace: Path) -> Path:
+    return workspace / "judge" / "journal.jsonl"

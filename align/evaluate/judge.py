@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from align.benchmarks.rows import Row
 from align.benchmarks.scoring import EXACT_FORM
 from align.benchmarks.suite import mean
 from align.evaluate.desk import Desk
-from align.evaluate.judging import Judging, Judgings
+from align.evaluate.judging import STAND_IN, Judgings
 from align.evaluate.plan import Batch
 from align.settings import Annotate, Judge
 from annotate.calls import Call
@@ -180,43 +180,32 @@ class JudgeWork:
                 found = [scores.get(canonical_json([p.id, said])) if said.strip() else lowest for p, said in asked]
                 yield _item(batch, row, outputs, found, work)
 
-    def estimate(self, pending: Sequence[Unit]) -> Estimate:
-        """The answers are not known yet: by rule of thumb.
+    def estimate(
+        self, asked: Sequence[tuple[Unit, bool]], lines: Mapping[str, Line], workspace: Path | None
+    ) -> Estimate:
+        """Of all units, each with whether it is still to be done: calls that are missing, calls that are answered.
 
-        Of a turn that the rubric grades, 1500 tokens there and 350 back; of a judged suite, the requests with answers
-        of 300 words.
+        `lines`: what the stage's journal holds. Answers that are not there yet are taken to be of 300 words.
         """
-        annotator = self.desk.annotator
-        rubric = [unit for unit in pending if isinstance(unit.payload, Grading)]
-        calls = sum(len(row.questions) for u in rubric for row in u.payload.answers.payload.rows)
-        usage = {"input_tokens": 1500 * calls, "output_tokens": 350 * calls}
-        price = self.desk.cost_of(annotator, usage)
-        suites = self._estimate_suites([unit for unit in pending if isinstance(unit.payload, Judging)])
-        if suites is not None and not calls:
-            return suites
-        before = suites or Estimate()
-        return replace(
-            before,
-            calls=calls + before.calls,
-            input_tokens=usage["input_tokens"] + before.input_tokens,
-            output_tokens=usage["output_tokens"] + before.output_tokens,
-            usd=None if price is None or before.usd is None else price + before.usd,
-            usd_batch=None,
-            paid=annotator.paid,
-        )
-
-    def _estimate_suites(self, pending: Sequence[Unit]) -> Estimate | None:
-        if not pending or self.judgings is None:
-            return None
-        decides = self.desk.lanes[0].traits.decides
-        made = [
-            call
-            for unit in pending
-            for call in self.judgings.stand_ins(
-                unit.payload.answers.payload, self.desk.annotator.model, decides
-            ).values()
-        ]
-        return self.desk.estimate([Unit(str(i), call) for i, call in enumerate(made)])
+        calls: dict[str, Call] = {}
+        settled, again = set(), set()
+        for unit, pending in asked:
+            answers = lines.get(unit.payload.answers.key)
+            if answers is None and not pending:
+                continue  # another run's line is taken for it
+            if answers is None:
+                stand_in = {"outputs": [[STAND_IN] * len(row.questions) for row in unit.payload.answers.payload.rows]}
+                made = self._calls(unit, stand_in)
+                # What models will say alike is not known: none of these calls is another's.
+                calls |= {f"{unit.key}/{label}": call for label, (_, call) in made.items()}
+                continue
+            made = self._calls(unit, answers)
+            calls |= dict(made.values())
+            if not pending:
+                settled |= {key for key, _ in made.values()}
+            elif unit.key in lines:
+                again |= {key for key, _ in made.values()}
+        return self.desk.estimate_all(calls, settled, again, workspace)
 
     @staticmethod
     def cost(gradings: Sequence[Unit], lines: Mapping[str, Line]) -> float:

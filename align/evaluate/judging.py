@@ -108,11 +108,6 @@ class Judgings:
             for repeat in range(judge.repeats)
         }
 
-    def stand_ins(self, batch: Batch, model: str, decides: Mapping[str, Any]) -> dict[str, JudgeCall]:
-        """The calls as they may become, before there are answers."""
-        outputs = [[STAND_IN] * len(row.questions) for row in batch.rows]
-        return self.calls(batch, {"outputs": outputs}, model, decides)
-
     def _prompt(self, ask: Ask) -> Prompt:
         system, text = self._rendered(ask)
         turns = [Turn(role="system", text=system)] if system else []

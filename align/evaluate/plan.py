@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,6 +97,22 @@ def _unknown(settings: Evaluate) -> Iterator[str]:
 def limit_of(suite: Suite, settings: Evaluate) -> int:
     """Tokens of an answer at most."""
     return settings.judge.answer_tokens if suite.judged and settings.judge else settings.max_new_tokens
+
+
+def limit_option(suite: Suite) -> str:
+    """Where the recipe says that limit."""
+    return "evaluate.judge.answer_tokens" if suite.judged else "evaluate.max_new_tokens"
+
+
+def room_faults(settings: Evaluate, model: Path) -> Iterator[str]:
+    """Limits that leave no room for any question in the positions that the model's configuration names."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    room = (config.get("text_config") or config).get("max_position_embeddings")
+    for suite in find_suites(settings.suites) if isinstance(room, int) else ():
+        limit = limit_of(suite, settings)
+        if not suite.chooses and limit >= room:
+            where = f"the model's {room} positions"
+            yield f"{limit_option(suite)}: {limit} leaves no room for a question in {where}; lower it"
 
 
 def plan_units(contestants: Sequence[Contestant], exams: Sequence[Exam], settings: Evaluate, seed: int) -> list[Unit]:

@@ -29,8 +29,19 @@ from align.evaluate.judge import Grading, JudgeWork, plan_gradings
 from align.evaluate.judging import Judging, Judgings
 from align.evaluate.metrics import change_metric, suite_metrics
 from align.evaluate.models import Contestant, contestants, template_warnings
-from align.evaluate.plan import Batch, Exam, Probe, decoding, limit_of, load_exams, plan_probes, plan_units
+from align.evaluate.plan import (
+    Batch,
+    Exam,
+    Probe,
+    decoding,
+    limit_of,
+    limit_option,
+    load_exams,
+    plan_probes,
+    plan_units,
+)
 from align.evaluate.text import TextBatch, TextWork
+from align.evaluate.told import not_asked_told, not_judged_told
 from align.evaluate.verdicts import summary
 from align.settings import Evaluate, Prompts
 from annotate.records import Failure, Item, Metric, Reason
@@ -61,6 +72,9 @@ def work(context: Context) -> EvaluateWork:
 class EvaluateWork:
     """The plan, and how to carry it out. Light until `execute`: no torch."""
 
+    counts_steps = True
+    """A judge's replies move the bar, not only the units of many that they make up."""
+
     def __init__(
         self,
         *,
@@ -84,6 +98,8 @@ class EvaluateWork:
         self.columns = [*exams, *self.text.exams]
         self._lines: dict[str, Line] = {}
         """What is known of answers: from earlier runs, and from this one."""
+        self.workspace: Path | None = None
+        """Of earlier runs, where there were some."""
 
     @property
     def units(self) -> Sequence[Unit]:
@@ -119,9 +135,13 @@ class EvaluateWork:
             again = {unit.key for unit in judged if unit.key in self._lines}
             self.judging.execute(graded, done, workspace, progress, again=again)
 
-    def recall(self, lines: Mapping[str, Line]) -> None:
-        """What the journal holds already: the judge is shown the answers that were recorded, not others like them."""
+    def recall(self, lines: Mapping[str, Line], workspace: Path) -> None:
+        """What the journal holds already: the judge is shown the answers that were recorded, not others like them.
+
+        In the workspace lies what the judge answered of units that are not done.
+        """
         self._lines |= lines
+        self.workspace = workspace
 
     def _loaded(self, contestant: Contestant, last: _Loaded | None) -> _Loaded:
         """The model of this contestant; one at a time in memory. Adapters of one model share its encoded prompts."""
@@ -192,6 +212,7 @@ class EvaluateWork:
         items += self.text.items(lines, workspace)
         failures += self.text.failures(STAGE, lines)
         metrics = [*self._metrics(items, graded), *self._changes(items)]
+        failed = sum(item.state == "judge_failed" for item in (*graded, *judged))
         verdicts = summary(
             items,
             exams=self.columns,
@@ -224,12 +245,18 @@ class EvaluateWork:
                 "questions asked": len(items) + len(failures),
                 "answered": len(items),
                 "unparsed": sum(item.state == "unparsed" for item in items),
-                **({"graded by the judge": len(graded) + len(judged)} if judging else {}),
-                **({"judge failed": sum(i.state == "judge_failed" for i in (*graded, *judged))} if judging else {}),
+                **({"graded by the judge": len(graded) + len(judged) - failed} if judging else {}),
+                **({"judge failed": failed} if judging else {}),
                 **({"batches halved for memory (byte-identity void)": halved} if halved else {}),
             },
             cost_usd=JudgeWork.cost([*self.gradings, *self.judged], lines),
-            told="\n".join(_noise_told(verdicts["noise"])),
+            told="\n".join(
+                [
+                    *_noise_told(verdicts["noise"]),
+                    *not_asked_told(failures, {e.suite.name: limit_option(e.suite) for e in self.exams}),
+                    *not_judged_told([*self.gradings, *self.judged], lines),
+                ]
+            ),
         )
 
     def _moved(self, lines: Mapping[str, Line]) -> list[int]:
@@ -286,15 +313,17 @@ class EvaluateWork:
                     yield from suite_metrics(exam, contestant.name, mine, notes, self.seed, self.settings.judge)
 
     def estimate(self, pending: Sequence[Unit]) -> Estimate:
+        """With a judge, what it will be asked, and what it has answered; else what is written here."""
+        if self.judging:
+            named = {unit.key for unit in pending}
+            asked = [(unit, unit.key in named) for unit in (*self.gradings, *self.judged)]
+            found = self.judging.estimate(asked, self._lines, self.workspace)
+            if found.calls:
+                return found
+        else:
+            found = Estimate(cached=sum(u.records for u in self.units) - sum(u.records for u in pending))
         here = [unit for unit in pending if isinstance(unit.payload, Batch)]
-        judged = [unit for unit in pending if isinstance(unit.payload, Grading | Judging)]
-        judging = self.judging.estimate(judged) if self.judging else Estimate()
-        return replace(
-            judging,
-            cached=sum(unit.records for unit in self.units) - sum(unit.records for unit in pending),
-            output_tokens=judging.output_tokens
-            + sum(unit.records * limit_of(unit.payload.suite, self.settings) for unit in here),
-        )
+        return replace(found, output_tokens=sum(u.records * limit_of(u.payload.suite, self.settings) for u in here))
 
 
 def _asked(unit: Unit) -> Contestant:

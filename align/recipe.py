@@ -185,7 +185,7 @@ def _put(values: dict[str, Any], key: str, value: Any, faults: Faults) -> None:
     here = values
     for depth, part in enumerate(parts[:-1]):
         inner = here.get(part)
-        if inner is None and depth == 0 and part != "sweep":
+        if inner is None and depth == 0 and part not in ("sweep", "prompts"):  # these are no stages
             hint = did_you_mean(part, values) or f"; add `{part}: {{...}}` to the file"
             faults.add(key, f"the recipe has no block `{part}`{hint}")
             return

@@ -153,6 +153,9 @@ def _read(kind: Any, value: Any, key: str, faults: Faults) -> Any:
             return _fault(faults, key, f"expected {{key: value}}, got {shown(value)}")
         if args[1] is Any:
             return _free(value, key, faults)
+        for name in [name for name, inner in value.items() if inner is None and ":" in name]:
+            shown_key = name.replace(":", ": ", 1)
+            return _fault(faults, key, f"{name!r} has no value; YAML wants a blank behind the colon: `{shown_key}`")
         read = {name: _read(args[1], inner, f"{key}.{name}", faults) for name, inner in value.items()}
         return _BAD if _BAD in read.values() else read
     return _scalar(kind, value, key, faults)

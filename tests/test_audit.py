@@ -76,6 +76,8 @@ def test_without_a_backbone_there_are_scores_and_no_verdict(world, tmp_path, cap
         (["nowhere", "--folder", "bench"], "nowhere: no such folder"),
         (["llava", "--backbone", "gone", "--folder", "bench"], "--backbone: gone: no such folder"),
         (["llava", "--backbone", "llava", "--folder", "bench"], "is the VLM itself"),
+        (["llava", "--folder", "bench", "--suites", "popp"], "--suites: no suite 'popp'"),
+        (["llava", "--folder", "bench", "--limit", "0"], "--limit: 0 is impossible"),
         (["llava", "--folder", "images"], "images holds no benchmark that can be asked"),
         (["llava", "--folder", "benches"], "--folder: benches is no folder"),
         (["llava", "--folder", "bench", "--suites", "popes"], "did you mean 'pope'"),

@@ -9,6 +9,7 @@ import pytest
 from evaluated import write_run
 
 from align.cli import main
+from align.digest import file_sha256
 
 WEAK = "1100000000"  # 2 of 10
 STRONG = "1111111100"  # 8 of 10: right where WEAK is, and on six more
@@ -128,3 +129,13 @@ def test_mistakes_are_told_in_a_line(runs, tmp_path, capsys, monkeypatch, argume
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, *arguments)
+
+
+def test_answers_that_were_edited_after_the_evaluation_are_told(runs, capsys):
+    items = runs[0] / "evaluate" / "items.jsonl"
+    path = runs[0] / "evaluate" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"outputs": {"items.jsonl": file_sha256(items)}}))
+    assert not [w for w in told(capsys, *runs)["warnings"] if "changed since" in w]
+    items.write_text(items.read_text().replace('"accuracy":0.0', '"accuracy":1.0', 1))
+    assert told(capsys, *runs)["warnings"][0].startswith("first: items.jsonl changed since the evaluation wrote it")

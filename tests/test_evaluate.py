@@ -418,6 +418,8 @@ def test_controls_say_what_does_not_hold():
     assert found["share of questions whose truth is yes"] == (0.5, True)
     assert found["share of yes among the answers"] == (1.0, False)
     assert found["F1 by POPE's own reading of the same answers"] == (pytest.approx(2 / 3), None)
+    (read,) = controls([item(row.id, "pope", "vlm", {}, "unparsed") for row in exam.rows], [exam])
+    assert (read["name"], read["value"], read["ok"]) == ("share of answers that could be read", 0.0, False)
 
 
 # ----------------------------------------------------------------------------------------- numbers known from outside

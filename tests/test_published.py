@@ -21,7 +21,7 @@ from align.benchmarks.realworldqa import REALWORLDQA, REALWORLDQA_RETEMPLATED
 from align.benchmarks.rows import Row
 from align.benchmarks.scienceqa import SCIENCEQA, SCIENCEQA_IMG
 from align.benchmarks.suite import Suite
-from align.benchmarks.unicorn import OODCV_VQA
+from align.benchmarks.unicorn import OODCV_VQA, SKETCHY_VQA
 from align.evaluate.plan import load_exams
 from align.settings import Evaluate, Prompts
 from annotate.errors import UserError
@@ -29,9 +29,9 @@ from annotate.errors import UserError
 CAT = "Is there a cat in the image?"
 
 
-def png(color: str) -> bytes:
+def png(color: str, side: int = 32) -> bytes:
     stream = BytesIO()
-    Pillow.new("RGB", (32, 32), color).save(stream, "PNG")
+    Pillow.new("RGB", (side, side), color).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -128,6 +128,10 @@ def test_mmbench_with_its_images_in_the_table_each_once(tmp_path):
     cut.write_text(table.read_text().replace(base64.b64encode(png("red")).decode(), "iVBORw0KGgo*" * 8))
     with pytest.raises(UserError, match=r"cut.tsv:2: `image`: is neither a path nor base64; was it cut off"):
         rows_of(MMBENCH, questions=str(cut))
+    small = base64.b64encode(png("red", 4)).decode()
+    table.write_text(table.read_text().replace(base64.b64encode(png("red")).decode(), small))
+    assert len(small) == 100
+    assert rows_of(MMBENCH, questions=str(table))[0].prompt.images[0].path.endswith(".png")
     assert MMBENCH.score is not None
     score = [MMBENCH.score(row, [said]).value["accuracy"] for row, said in zip(rows, ["A", "blue"], strict=True)]
     assert score == [1.0, 0.0]
@@ -164,6 +168,9 @@ def test_the_short_ones(tmp_path):
     assert asked(rows_of(REALWORLDQA_RETEMPLATED, questions=real)[0]) == (
         "<image>\nWhich?\nA. a\nB. b\nAnswer with the option's letter from the given choices directly."
     )
+    sketch = [{"image_path": "s.jpg", "question": "Is this a bird?", "answer": "Yes"}]
+    (row,) = rows_of(SKETCHY_VQA, questions=whole(tmp_path / "s.json", sketch))
+    assert (row.id, row.prompt.images[0].path, row.questions[0].answer) == ("s.jpg", "s.jpg", "yes")
     odd = [{"image": "a.jpg", "question": "How many?", "text_answer": "2", "answer": "B"}]
     (row,) = rows_of(OODCV_VQA, questions=whole(tmp_path / "o.json", odd))
     assert (row.id, row.category) == ("a.jpg", "number")
@@ -208,6 +215,20 @@ def test_all_faults_of_keys_and_files_are_told_at_once(tmp_path):
         "no_such_data_set (split test): cannot be loaded",
     ):
         assert any(said in fault for fault in found), (said, found)
+
+
+def test_images_that_are_not_there_name_the_key_for_their_folder_and_long_names_are_cut(tmp_path):
+    rows = [{"id": i, "image": name, "question": "Is it?", "text_answer": "yes"} for i, name in
+            enumerate(["gone.jpg", "a/" * 500 + "b.jpg"])]  # fmt: skip
+    (tmp_path / "images").mkdir()
+    file = {"questions": whole(tmp_path / "o.json", rows), "images": str(tmp_path / "images")}
+    assert max(map(len, refused(("oodcv_vqa",), oodcv_vqa=file))) < 300
+    question = {"index": 7, "question": "Which?", "A": "red", "B": "blue", "answer": "A", "image": "gone.jpg"}
+    found = refused(("mmbench",), mmbench={"questions": lines(tmp_path / "m.jsonl", question)})
+    assert found[0].endswith(
+        "image 'gone.jpg': no such file below prompts.image_root (.); name the folder of the images: "
+        "`prompts: {image_root: DIR}`, or `evaluate.files.mmbench.images: DIR`"
+    )
 
 
 def test_hashes_are_those_of_the_files_and_a_limit_keeps_pairs_whole(tmp_path):
@@ -276,7 +297,14 @@ def test_a_model_answers_published_files_and_a_data_set_with_images_within(world
         "random/0", "random/1", "existence/1.png/1", "existence/1.png/2", "1",
     ]  # fmt: skip
     metrics = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    assert {"score_existence", "accuracy_plus_existence"} <= {m["name"] for m in metrics if m["suite"] == "mme"}
+    assert {"score_existence", "accuracy_plus_existence", "accuracy"} <= {
+        m["name"] for m in metrics if m["suite"] == "mme"
+    }
     assert (stage / "failures.jsonl").read_text() == ""
+    verdicts = json.loads((stage / "verdicts.json").read_text())
+    (told,) = (w for w in verdicts["warnings"] if w.startswith("mme: no total"))
+    assert told.startswith("mme: no total perception: tasks count, position, ")
+    read = {c["suite"]: c["ok"] for c in verdicts["controls"] if c["name"].startswith("share of answers that could")}
+    assert list(read) == ["pope", "mme", "scienceqa"] and read["pope"] is False  # it is random
     assert main(["evaluate", str(recipe)]) == 0  # nothing is done again
     assert "evaluate" in capsys.readouterr().out

@@ -120,6 +120,16 @@ def test_the_table_for_a_terminal(table):
     assert "! control not met: yes/no (POPE): share of yes among the answers is 0.70, should be 0.35 to 0.65" in text
 
 
+def test_what_corruption_costs_has_its_interval_and_one_image_has_none():
+    corrupted = {"suite": "pope+blur", "text": False, "control": True, "headline": "accuracy", "n": 100}
+    verdicts = VERDICTS | {"suites": [*VERDICTS["suites"], corrupted]}
+    metrics = [*METRICS, metric("pope+blur", "relative_change", "vlm", -0.25)]
+    assert "-0.25 [-0.30,-0.20]" in render_text("A run", "", verdicts, build_table(verdicts, metrics))
+    alone = [replace(m, low=None, high=None) if m.suite == "pope" else m for m in METRICS]
+    text = render_text("A run", "", VERDICTS, build_table(VERDICTS, alone))
+    assert " ".join(text.split()).count("about one image (one cluster): no interval") == 1
+
+
 def test_the_alignment_tax_is_told_suite_by_suite(table):
     lost = {"pope": difference(-0.38)}
     verdicts = VERDICTS | {

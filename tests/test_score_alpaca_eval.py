@@ -60,10 +60,10 @@ def test_the_win_rate_its_error_and_the_lengths(tmp_path, capsys):
 
 
 def test_a_failed_judge_is_no_tie(tmp_path, capsys):
-    rows = [annotation(i, preference) for i, preference in enumerate((2, 2, 2, 2, None, float("nan"), -1, 3))]
-    metrics, warnings = score(tmp_path, capsys, rows, more=("--least-coverage", "0.5"))
-    assert (metrics["win_rate"]["value"], metrics["win_rate"]["n"], metrics["win_rate"]["n_failed"]) == (100.0, 4, 4)
-    assert "2 of 8 preferences are neither 0 nor from 1 to 2" in warnings
+    rows = [annotation(i, preference) for i, preference in enumerate((2, 2, 2, 2, None, float("nan"), -1, "x", True))]
+    metrics, warnings = score(tmp_path, capsys, rows, more=("--least-coverage", "0.4"))
+    assert (metrics["win_rate"]["value"], metrics["win_rate"]["n"], metrics["win_rate"]["n_failed"]) == (100.0, 4, 5)
+    assert "3 of 9 preferences are neither 0 nor from 1 to 2" in warnings
     metrics, warnings = score(tmp_path, capsys, [annotation(i, None) for i in range(4)])
     assert {m["value"] for name, m in metrics.items() if "chars" not in name} == {None}
     assert "win_rate: no number: 4 of 4 answers have no score" in warnings
@@ -126,8 +126,6 @@ def test_answers_of_one_length_and_a_model_that_always_wins(tmp_path, capsys):
         ({"annotator": "weighted"}, "`annotator`: more than one judge: 'weighted'"),
         ({"generator_1": "gpt4_turbo"}, "`generator_1`: more than one baseline: 'gpt4_turbo'"),
         ({"generator_2": "n"}, "`generator_2`: more than one model: 'n'"),
-        ({"preference": "model"}, "annotations.json:1: `preference`: expected a number"),
-        ({"preference": True}, "annotations.json:1: `preference`: expected a number"),
         ({"output_2": None}, "annotations.json:1: `output_2`: expected text"),
     ],
 )
@@ -135,6 +133,12 @@ def test_a_bad_row_and_a_mixture_are_refused(tmp_path, capsys, fields, said):
     rows = usual()
     rows[0] |= fields
     assert said in refused(tmp_path, capsys, rows)
+
+
+def test_a_row_without_a_preference_is_refused(tmp_path, capsys):
+    rows = usual()
+    del rows[0]["preference"]
+    assert "annotations.json:1: no field `preference`" in refused(tmp_path, capsys, rows)
 
 
 def test_answers_without_names_are_said(tmp_path, capsys):

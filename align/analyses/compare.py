@@ -49,7 +49,12 @@ def compare_runs(
 ) -> dict[str, Any]:
     """The whole comparison; `models`: of the first run -> of the second. Raises `UserError` where nothing is joined."""
     rows: list[dict[str, Any]] = []
-    warnings: list[str] = []
+    warnings = [
+        f"{run.name}: {', '.join(run.edited)} changed since the evaluation wrote it (manifest.json): not what was "
+        "measured"
+        for run in (first, second)
+        if run.edited
+    ]
     suites = [s for s in first.headlines if s in second.headlines and s not in first.controls]
     for mine, theirs in models.items():
         found: list[dict[str, Any]] = []

@@ -96,6 +96,15 @@ class Run:
             return {}
         return {row.id: Place(row.cluster, row.category, row.group) for row in load_rows(file, suite=known.clean)}
 
+    @cached_property
+    def edited(self) -> tuple[str, ...]:
+        """Files of the stage whose bytes are no longer those it wrote."""
+        folder, told = self.folder / "evaluate", self.manifest.outputs
+        return tuple(
+            name for name in ("items.jsonl", "verdicts.json", "questions.json")
+            if name in told and (folder / name).is_file() and file_sha256(folder / name) != told[name]
+        )  # fmt: skip
+
     def outcomes(self, suite: str, model: str, *, items: Sequence[Item] | None = None) -> Sequence[Outcome]:
         """The answers of one model as statistics see them; `items`: some of them only."""
         places = self.places.get(suite.removesuffix(JUDGED), {})

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from align.benchmarks.files import Line, is_missing, read_table
+from align.benchmarks.files import Line, is_missing, number, read_table
 from align.benchmarks.judged import CHARS, last_of, length_of, over_runs, said
 from align.benchmarks.measures import Floats, Measure, Outcome, mean
 from align.benchmarks.sheet import Files, Scorer, Sheet
@@ -91,8 +91,8 @@ def _annotations(path: Path) -> Iterable[Line]:
 
 
 def _row(line: Line, run: int) -> _Annotated:
-    stored = not is_missing(line.get("preference"))
-    said = line.number_of("preference") if stored else None
+    preference = line.get("preference")
+    stored, said = not is_missing(preference), number(preference)
     return _Annotated(
         run=run,
         key=(line.text("instruction"), line.text("output_1"), line.text("output_2")),

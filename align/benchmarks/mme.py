@@ -12,7 +12,7 @@ empty answer never has one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,11 @@ PERCEPTION = {
 COGNITION = {"commonsense_reasoning": 70, "numerical_calculation": 20, "text_translation": 20, "code_reasoning": 20}
 TASKS = PERCEPTION | COGNITION
 """Task -> images in the release version, two questions each: 2,374 in all."""
-_LEFT_OUT = ("landmark", "artwork")
+_SUMS: dict[str, Collection[str]] = {
+    "perception": PERCEPTION,
+    "cognition": COGNITION,
+    "perception_without_landmark_artwork": [t for t in PERCEPTION if t not in ("landmark", "artwork")],
+}
 
 _ACCURACY = mean("accuracy")
 _PLUS = ratio("accuracy_plus", lambda v: v["both"], lambda v: v["paired"])
@@ -88,12 +92,10 @@ def pool_pairs(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def measures_of(tasks: Iterable[str]) -> tuple[Measure, ...]:
     """The sums whose tasks are all there, then score, accuracy and accuracy+ of each task."""
     there = [task for task in TASKS if task in set(tasks)]
-    without = [task for task in PERCEPTION if task not in _LEFT_OUT]
-    sums = (("perception", PERCEPTION), ("cognition", COGNITION), ("perception_without_landmark_artwork", without))
     if not there:
         return (_ACCURACY, _PLUS)
     return (
-        *(_score_of(name, wanted) for name, wanted in sums if set(wanted) <= set(there)),
+        *(_score_of(name, wanted) for name, wanted in _SUMS.items() if set(wanted) <= set(there)),
         *(_score_of(f"score_{task}", [task]) for task in there),
         *(within(kind, task) for kind in (_ACCURACY, _PLUS) for task in there),
     )
@@ -287,6 +289,18 @@ def _of_folder(folder: Path) -> Iterator[Line]:
                     yield Line(path, number, {**fields, "answer": answer, "image": str(image.relative_to(folder))})
 
 
+def _asked_measures(tasks: Sequence[str]) -> tuple[Measure, ...]:
+    """Those of `align score`, and the accuracy over all tasks, by which models are compared."""
+    found = measures_of(tasks)
+    return found if _ACCURACY in found else (*found, _ACCURACY)
+
+
+def _no_sums(tasks: Sequence[str]) -> str:
+    """Which totals there are none of, and for want of which tasks."""
+    gone = {name: [t for t in wanted if t not in tasks] for name, wanted in _SUMS.items()}
+    return "; ".join(f"no total {name}: tasks {', '.join(lost)} are missing" for name, lost in gone.items() if lost)
+
+
 MME = Suite(
     name="mme",
     file="mme",
@@ -294,7 +308,8 @@ MME = Suite(
     parser=FIRST_FOUR,
     score=score_row,
     measures=(_ACCURACY, _PLUS),
-    measured=measures_of,
+    measured=_asked_measures,
+    lacking=_no_sums,
     headline="accuracy",
     pool=pool_pairs,
     needs=lambda row: "" if row.questions[0].polarity and row.group else "needs polarity, and its pair as `group`",

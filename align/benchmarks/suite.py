@@ -76,6 +76,8 @@ class Suite:
     """Makes `score` where it depends on all rows that are asked (CIDEr-D: how rare a word is)."""
     measured: Callable[[Sequence[str]], tuple[Measure, ...]] | None = None
     """Makes `measures` of the categories that are asked about, where they are not always the same (MME's tasks)."""
+    lacking: Callable[[Sequence[str]], str] | None = None
+    """Says what cannot be told, given the categories that are asked about; nothing where all can."""
     corruption: Corruption | None = None
     """What is done to the image before it is looked at."""
 
@@ -93,6 +95,10 @@ class Suite:
             suite = replace(suite, shown=_one_of_each_image(rows, self.demonstrations + 1, self.name))
         categories = list(dict.fromkeys(row.category for row in rows))
         return replace(suite, measures=self.measured(categories), measured=None) if self.measured else suite
+
+    def lacks(self, rows: Sequence[Row]) -> str:
+        """Which numbers of the benchmark these rows cannot give, and why; or nothing."""
+        return self.lacking(list(dict.fromkeys(row.category for row in rows))) if self.lacking else ""
 
     @property
     def clean(self) -> str:

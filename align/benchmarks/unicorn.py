@@ -107,7 +107,7 @@ def _row(name: str, source: Source, line: Line) -> Row:
         suite=name,
         id=line.key("id"),
         text=text,
-        image=source.image(line.get("image"), line),
+        image=source.image(line.get("image", "image_path"), line),
         question=Question(text=text, kind="yes_no" if yes_no else "number", answer=truth, accepted={"word": truth}),
         category=("yes_no" if yes_no else "number") if name == "oodcv_vqa" else "",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,18 @@ evaluate:
   limit: {limit}
 report: {{title: {title}}}
 """
+_OPTIONS = {
+    "model": "VLM",
+    "backbone": "--backbone",
+    "name": "--out",
+    "evaluate.folder": "--folder",
+    "evaluate.suites": "--suites",
+    "evaluate.max_new_tokens": "--max-new-tokens",
+    "evaluate.batch_size": "--batch-size",
+    "evaluate.limit": "--limit",
+    "prompts.image_root": "--image-root",
+}
+"""Keys of the recipe, and where their values come from."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +85,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     suites = options.suites or _suites_in(bench)
     out = Path(options.out) if options.out else Path("runs") / f"audit-{Path(options.vlm).name}"
     recipe_file = _write_recipe(options, out, suites, images)
-    recipe = load_recipe(recipe_file)
-    Runner(recipe, console).bring(None)
+    try:
+        recipe = load_recipe(recipe_file)
+        Runner(recipe, console).bring(None)
+    except UserError as error:
+        raise UserError(*(_in_options(fault, recipe_file) for fault in error.faults)) from None
     report = recipe.folder / "report"
     table = (report / "table.txt").read_text(encoding="utf-8").rstrip()
     found = json.loads((report / "report.json").read_text(encoding="utf-8"))
@@ -109,6 +125,16 @@ def _write_recipe(options: argparse.Namespace, out: Path, suites: list[str], ima
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, made)
     return path
+
+
+def _in_options(fault: str, recipe: Path) -> str:
+    """A fault of the recipe that nobody wrote, as one of the option that it comes from."""
+    said = re.sub(rf"^{re.escape(str(recipe))}(:\d+)?  ?", "", fault)
+    for key, name in _OPTIONS.items():
+        said = re.sub(rf"^{re.escape(key)}(\.\d+)?: ", f"{name}: ", said)
+    return said.replace("`prompts: {image_root: DIR}`", "--image-root DIR").replace(
+        "prompts.image_root", "--image-root"
+    )
 
 
 def _yaml(value: Any) -> str:

@@ -21,6 +21,7 @@ from align.formats.images import check_images
 from align.formats.store import UNOPENED, ImageStore
 from align.settings import Evaluate, Prompts
 from annotate.errors import UserError
+from annotate.records import Reason
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,13 @@ def look_at(suite: Suite, asked: Asked, prompts: Prompts) -> tuple[tuple[Row, ..
     checked = check_images(root, {image.path for image in images.values()}, max_pixels=prompts.max_image_pixels)
     faults = []
     for row_id, image in images.items():
-        found, where = checked[image.path], f"{asked.file}: item {row_id}: image {image.path!r}"
+        name = repr(image.path) if len(image.path) <= 200 else f"{image.path[:60]!r} (and so on)"
+        found, where = checked[image.path], f"{asked.file}: item {row_id}: image {name}"
         if found.fault:
             fault = found.fault.replace("prompts.image_root", str(asked.root)) if asked.root else found.fault
+            if not asked.root and found.reason is Reason.IMAGE_MISSING:
+                or_files = f", or `evaluate.files.{suite.file}.images: DIR`" if "images" in suite.roles else ""
+                fault += f" ({root}); name the folder of the images: `prompts: {{image_root: DIR}}`{or_files}"
             faults.append(f"{where}: {fault}")
         elif found.sha256 != image.sha256 and not image.sha256.startswith(UNOPENED):
             faults.append(f"{where} has other bytes than its record says; was it edited?")

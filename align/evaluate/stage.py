@@ -225,6 +225,7 @@ class EvaluateWork:
             moved=self._moved(lines),
             more=[
                 *template_warnings(self.contestants),
+                *(f"{e.suite.name}: {lost}" for e in self.exams if (lost := e.suite.lacks(e.rows))),
                 *(judgings.told(self.exams, self.judged, lines) if judgings else ()),
                 *self.text.warnings(lines),
             ],

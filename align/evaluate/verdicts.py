@@ -237,6 +237,9 @@ def controls(items: Sequence[Item], exams: Sequence[Exam]) -> list[dict[str, Any
         suite = exam.suite
         mine = [i for i in items if i.suite == suite.name and i.model == VLM]
         values = [i.value for i in mine if i.state == "ok"]
+        if mine:
+            share = len(values) / len(mine)
+            note(suite.name, "share of answers that could be read", share, len(values) == len(mine), "1")
         if not values:
             continue
         if suite.file == "pope" and suite.images == "own" and not suite.corruption:
@@ -254,7 +257,6 @@ def controls(items: Sequence[Item], exams: Sequence[Exam]) -> list[dict[str, Any
             chance = sum(v["chance"] for v in values) / len(values)
             above = sum(v["accuracy"] for v in values) / len(values) - chance
             note(suite.name, "accuracy above guessing", above, above >= 0.15, "at least 0.15")
-        note(suite.name, "share of answers that could be read", len(values) / len(mine), len(values) == len(mine), "1")
     return made
 
 

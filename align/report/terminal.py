@@ -20,8 +20,12 @@ BESIDE = {
     "yes_ratio": "yes",
     "rubric": "judge",
     "n_words": "words",
+    "perception": "perception",
+    "cognition": "cognition",
 }
 """What stands beside the headline, where a suite has it."""
+_WIDE = ("n_words", "rubric", "perception", "cognition")
+"""These are no shares."""
 
 
 def render_text(
@@ -111,7 +115,9 @@ def _beside_block(models: Sequence[str], columns: Sequence[Column]) -> list[str]
 def _beside(cell: Cell | None, name: str) -> str:
     if cell is None or cell.value is None:
         return "–"
-    return f"{cell.value:.1f}" if name in ("n_words", "rubric") else short(cell.value)
+    if name == "relative_change":
+        return _cell(cell)
+    return f"{cell.value:.1f}" if name in _WIDE else short(cell.value)
 
 
 def _merged(head: list[list[str]], body: list[list[str]]) -> list[str]:
@@ -148,7 +154,10 @@ def _legend(table: Table, margin: float) -> list[str]:
     )
     said += f"  kept: surely no loss of {points(margin)} points or more  not shown: too few questions to say"
     said += "  MDE: the smallest true difference that so many questions show in 8 of 10 tries"
-    if any(cell.n_failed for c in table.columns for cell in c.cells.values()):
+    cells = [cell for c in table.columns for cell in c.cells.values()]
+    if any(cell.value is not None and cell.low is None for cell in cells):
+        said += "  a value alone: its questions are about one image (one cluster): no interval"
+    if any(cell.n_failed for cell in cells):
         said += "  * some answers could not be read"
     return _wrap(said)
 

@@ -174,3 +174,11 @@ def test_a_line_cut_short_by_a_kill_is_no_day(tmp_path: Path) -> None:
 def test_midnight() -> None:
     assert seconds_to_midnight("UTC", Clock(2026, 11, 21, 23, 59)()) == 60
     assert seconds_to_midnight("America/Los_Angeles", Clock(2026, 11, 21, 7, 59)()) == 60
+
+
+def test_a_pace_tells_that_the_service_slowed_it_down() -> None:
+    pace = Pace(None)
+    pace.sent(0.0)
+    assert not pace.slowed
+    pace.rejected(0.0, 0.1, 1.0)
+    assert pace.slowed

@@ -224,6 +224,15 @@ def test_changes_on_the_command_line(tmp_path: Path) -> None:
     ]
 
 
+def test_an_evaluation_without_prompts_can_be_told_where_its_images_are(tmp_path: Path) -> None:
+    text = "model: vlm\nevaluate: {suites: [pope], text: {tasks: [boolq]}}\n"
+    asked = recipe(tmp_path, text, "prompts.image_root=val2014").prompts
+    assert asked is not None and (asked.image_root, asked.file) == ("val2014", "")
+    assert faults(tmp_path, text, "evaluate.text.shots={boolq:99}") == [
+        "command line  evaluate.text.shots: 'boolq:99' has no value; YAML wants a blank behind the colon: `boolq: 99`"
+    ]
+
+
 def test_only_what_decides_a_result_is_identity(tmp_path: Path) -> None:
     """Pace, workers and budget are not; nor are comments, order and formatting."""
     one = recipe(tmp_path, GOOD)

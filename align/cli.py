@@ -176,9 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "−" shows a "?" in its place
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
     try:
-        code = _main(arguments) if alone else _one_of_several(arguments)
+        code = _main(arguments) if os.environ.get("WORLD_SIZE", "1") == "1" else _one_of_several(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -186,10 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
-        if argv is None:  # the process ends: all is said, so a Ctrl-C ends it without a traceback
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            # A launcher ends the others as soon as one has ended; what each returns is still to be heard.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if alone else signal.SIG_IGN)
+        if argv is None:  # the process ends: all is said, and a signal more must not change the exit code
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _one_of_several(arguments: list[str]) -> int:

@@ -196,7 +196,7 @@ def _needs(row: Row) -> str:
 
 
 def _alone(row: Row, outputs: Sequence[str]) -> Score:
-    raise NotImplementedError("CIDEr-D depends on all rows: Suite.among")
+    raise RuntimeError("CIDEr-D depends on all rows that are asked: take the suite from Suite.asking")
 
 
 MEASURES = (mean("cider_d"), mean("n_words"))

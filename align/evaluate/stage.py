@@ -212,7 +212,6 @@ class EvaluateWork:
         items += self.text.items(lines, workspace)
         failures += self.text.failures(STAGE, lines)
         metrics = [*self._metrics(items, graded), *self._changes(items)]
-        failed = sum(item.state == "judge_failed" for item in (*graded, *judged))
         verdicts = summary(
             items,
             exams=self.columns,
@@ -242,14 +241,7 @@ class EvaluateWork:
             units=len(items) + len(failures),
             outputs=len(items),
             failures=len(failures),
-            funnel={
-                "questions asked": len(items) + len(failures),
-                "answered": len(items),
-                "unparsed": sum(item.state == "unparsed" for item in items),
-                **({"graded by the judge": len(graded) + len(judged) - failed} if judging else {}),
-                **({"judge failed": failed} if judging else {}),
-                **({"batches halved for memory (byte-identity void)": halved} if halved else {}),
-            },
+            funnel=_funnel(items, failures, [*graded, *judged] if judging else None, halved),
             cost_usd=JudgeWork.cost([*self.gradings, *self.judged], lines),
             told="\n".join(
                 [
@@ -338,6 +330,21 @@ def _noise_told(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         found = row["minus_clean"]
         between = "" if found["low"] is None else f" [{found['low']:+.3f}, {found['high']:+.3f}]"
         yield f"{row['suite']} minus {row['clean']}, {row['model']}: {found['mean']:+.3f}{between}, n {found['n']}"
+
+
+def _funnel(
+    items: Sequence[Item], failures: Sequence[Failure], judged: Sequence[Item] | None, halved: int
+) -> dict[str, int]:
+    """What became of the questions; `judged` None where there is no judge."""
+    counts = {
+        "questions asked": len(items) + len(failures),
+        "answered": len(items),
+        "unparsed": sum(item.state == "unparsed" for item in items),
+    }
+    if judged is not None:
+        failed = sum(item.state == "judge_failed" for item in judged)
+        counts |= {"graded by the judge": len(judged) - failed, "judge failed": failed}
+    return counts | ({"batches halved for memory (byte-identity void)": halved} if halved else {})
 
 
 def _failures(batch: Batch, line: Line) -> Iterator[Failure]:

@@ -722,3 +722,12 @@ def test_the_tax_adds_what_surely_was_lost_as_shares_of_each_scale():
         ("dpo", 3, 1, ["pope", "mm_vet"], 0.3),
         ("sft", 1, 0, [], 0.0),
     ]
+
+
+def test_another_way_of_asking_the_judge_is_another_grading(tmp_path):
+    """Else the line of the old grading would be read for calls that it does not have."""
+    rows = (read_row(bench_row(question(text="Words: sun, map. What is the last word?"))),)
+    answers = Unit("a", Batch(Named("vlm"), SUITES["text_instructions"], rows), 1)
+    ways: list[dict] = [{}, {"temperature": 0.5}, {"max_output_tokens": 99}, {"model": "other"}]
+    keys = [plan_gradings([answers], Judge(backend="rules", **way))[0].key for way in ways]
+    assert len(set(keys)) == 4 and keys[0] == plan_gradings([answers], Judge(backend="rules"))[0].key

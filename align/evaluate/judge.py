@@ -36,7 +36,6 @@ from annotate.records import (
     canonical_json,
     sha256_of,
 )
-from annotate.rubric import load_rubric
 from annotate.run import AnnotateWork
 from annotate.stage import Done, Estimate, Line, Progress, Unit
 
@@ -57,9 +56,11 @@ def judge_name(judge: Judge) -> str:
 
 
 def plan_gradings(answers: Sequence[Unit], judge: Judge) -> list[Unit]:
-    """One unit per batch of open answers; its key holds the answers' key, since answers are not known yet."""
-    rubric, _ = load_rubric(RUBRIC)
-    by = [judge.backend, judge.model, dict(judge.options), rubric.sha256]
+    """One unit per batch of open answers; its key holds the answers' key, since answers are not known yet.
+
+    And how they are asked about: the key that one and the same answer has as a call (judge, rubric, decoding, words).
+    """
+    by = JudgeWork(judge, Path()).way
     open_ended = [unit for unit in answers if unit.payload.suite.parser == EXACT_FORM]
     return [Unit(sha256_of({"answers": u.key, "judge": by}), Grading(u), u.records) for u in open_ended]
 
@@ -90,6 +91,13 @@ class JudgeWork:
     def desk(self) -> Desk:
         return Desk(self.judge, self._read)
 
+    @property
+    def way(self) -> str:
+        """Changes with all that decides a reply, the answers apart."""
+        prompt = Prompt.of((Turn(role="user", text="?"),))
+        said = Completion.of(prompt_id=prompt.id, model="judged", index=0, text="!")
+        return self._asked([prompt], [said]).units[0].key
+
     def _annotation(self, batch: Batch, line: Line) -> AnnotateWork:
         """The batch's answers as prompts and completions; the same answer to the same prompt stands once."""
         prompts: dict[str, Prompt] = {}
@@ -104,6 +112,9 @@ class JudgeWork:
             for prompt_id, texts in said.items()
             for i, text in enumerate(texts)
         ]
+        return self._asked(list(prompts.values()), completions)
+
+    def _asked(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> AnnotateWork:
         settings = Annotate(
             backend=self.judge.backend,
             model=self.judge.model,
@@ -114,7 +125,7 @@ class JudgeWork:
             max_output_tokens=self.judge.max_output_tokens,
         )
         return AnnotateWork(
-            prompts=list(prompts.values()),
+            prompts=prompts,
             completions=completions,
             settings=settings,
             seed=0,

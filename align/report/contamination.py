@@ -124,9 +124,8 @@ def _visual(
             continue
         row["file"] = asked.file.name
         gallery = Gallery(None if seen is None else asked.root or seen)
-        questions = [
-            replace(entry_of(r.prompt, gallery), id=r.id, texts=tuple(q.text for q in r.questions)) for r in asked.rows
-        ]
+        # A dialogue is asked again where its first question is: "Say that again" stands in many.
+        questions = [replace(entry_of(r.prompt, gallery), id=r.id, texts=(r.questions[0].text,)) for r in asked.rows]
         yield row | _counts(name, questions, entries)
 
 

@@ -189,10 +189,16 @@ def paired_difference(
     interval = bootstrap_interval(differences, groups, seed=seed, draws=draws, level=level)
     p = sign_flip_p(differences, groups, seed=seed)
     sums, _ = _by_cluster(_checked(differences), groups)
-    unseen = scale * (1 - (1 - level) ** (1 / len(sums)))
-    low = interval.low if (sums < 0).any() else min(interval.low, interval.value - unseen)
-    high = interval.high if (sums > 0).any() else max(interval.high, interval.value + unseen)
+    room = unseen(len(sums), scale, level)
+    low = interval.low if (sums < 0).any() else min(interval.low, interval.value - room)
+    high = interval.high if (sums > 0).any() else max(interval.high, interval.value + room)
     return Difference(mean=interval.value, low=low, high=high, p=p, n=interval.n)
+
+
+def unseen(clusters: int, scale: float = 1.0, level: float = LEVEL) -> float:
+    """How far clusters that the sample does not hold could move a mean (the rule of three, see `paired_difference`)."""
+    share: float = 1 - (1 - level) ** (1 / clusters)
+    return scale * share
 
 
 def sign_flip_p(differences: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> float:

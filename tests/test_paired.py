@@ -176,3 +176,16 @@ def test_few_or_equal_points_leave_it_open():
     assert pearson([1, 2, 3, 4], [2, 4, 6, 8]).p == 0.0
     assert line([1, 2, 3], [3, 5, 7]) == pytest.approx((2.0, 1.0))
     assert line([1, 1], [0, 2]) is None
+
+
+def test_systems_that_are_alike_on_six_questions_are_not_shown_to_be_equal():
+    """On MT-Bench's scale of 10 a mean, and LLaVA-Bench's ratio in per cent: bounds leave room for other questions."""
+    graded = [Outcome(id=str(i), value={"grade": 7.0, "of": 8.0}) for i in range(6)]
+    room = 1 - 0.05 ** (1 / 6)
+    for measure, scale in (
+        (mean("grade"), 10.0),
+        (ratio("score", lambda v: v["grade"], lambda v: v["of"], times=100), 100.0),
+    ):
+        found = compare(measure, graded, graded, scale=scale).difference
+        assert found is not None and found.mean == 0.0
+        assert (found.low, found.high) == pytest.approx((-room * scale, room * scale))

@@ -199,7 +199,7 @@ def _rows(
     digests = first.verdicts["models"].get(models[0]), second.verdicts["models"].get(models[1])
     made = []
     for measure in first.measures(suite)[: None if every else 1]:
-        found = compare(measure, sides[1], sides[0], seed=seed)
+        found = compare(measure, sides[1], sides[0], seed=seed, scale=first.scale(suite))
         difference = None if joined.refused else found.difference
         headline = measure.name == first.headlines[suite]
         made.append(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from align.benchmarks.measures import Figure, Measure, Outcome, estimate, readable
 from align.paired import mcnemar_p, statistic_difference, sums_difference
-from align.stats import Difference, paired_difference
+from align.stats import Difference, paired_difference, unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,15 @@ class Compared:
 
 
 def compare(
-    measure: Measure, first: Sequence[Outcome], second: Sequence[Outcome], *, seed: int = 0, draws: int | None = None
+    measure: Measure,
+    first: Sequence[Outcome],
+    second: Sequence[Outcome],
+    *,
+    seed: int = 0,
+    draws: int | None = None,
+    scale: float = 1.0,
 ) -> Compared:
-    """Compare two systems on the questions that both were asked (ids in common)."""
+    """Compare two systems on the questions that both were asked (ids in common); `scale`: the most a score can be."""
     asked = [{o.id: o for o in side if measure.only is None or measure.only(o)} for side in (first, second)]
     ids = sorted(asked[0].keys() & asked[1].keys())
     pairs = [(asked[0][i], asked[1][i]) for i in ids]
@@ -46,7 +52,7 @@ def compare(
     sides = [estimate(measure, [pair[i] for pair in scored], seed=seed, draws=draws) for i in (0, 1)]
     sides = [_counting_failures(f, [pair[i] for pair in pairs]) for i, f in enumerate(sides)]
     why = _fault([[pair[i].state for pair in pairs] for i in (0, 1)])
-    difference, test = (None, "") if why else _difference(measure, scored, seed, draws)
+    difference, test = (None, "") if why else _difference(measure, scored, seed, draws, scale)
     return Compared(
         first=sides[0],
         second=sides[1],
@@ -71,26 +77,35 @@ def _fault(states: Sequence[Sequence[str]]) -> str:
 
 
 def _difference(
-    measure: Measure, pairs: Sequence[tuple[Outcome, Outcome]], seed: int, draws: int | None
+    measure: Measure, pairs: Sequence[tuple[Outcome, Outcome]], seed: int, draws: int | None, scale: float
 ) -> tuple[Difference | None, str]:
     if not pairs:
         return None, ""
     clusters = [a.cluster or a.id for a, _ in pairs]
     first, second = (_table(measure, [pair[i] for pair in pairs]) for i in (0, 1))
     given = {"seed": seed} | ({} if draws is None else {"draws": draws})
+    g = len(set(clusters))
     if measure.statistic:
-        return statistic_difference(first, second, measure.statistic, clusters, **given), "swap"
+        return _with_room(statistic_difference(first, second, measure.statistic, clusters, **given), g, scale), "swap"
     if measure.combine:
-        return sums_difference(first, second, measure.combine, clusters, **given), "swap"
+        return _with_room(sums_difference(first, second, measure.combine, clusters, **given), g, scale), "swap"
     ids = [a.id for a, _ in pairs]
     values = [dict(zip(ids, side[:, 0].tolist(), strict=True)) for side in (first, second)]
-    found = paired_difference(values[0], values[1], dict(zip(ids, clusters, strict=True)), **given)
+    found = paired_difference(values[0], values[1], dict(zip(ids, clusters, strict=True)), scale=scale, **given)
     right = {v: first[:, 0] == v for v in (0.0, 1.0)}, {v: second[:, 0] == v for v in (0.0, 1.0)}
-    alone = len(set(clusters)) == len(clusters)
+    alone = g == len(clusters)
     if alone and all((side[0.0] | side[1.0]).all() for side in right):
         p = mcnemar_p(int((right[0][1.0] & right[1][0.0]).sum()), int((right[0][0.0] & right[1][1.0]).sum()))
         return replace(found, p=p), "McNemar"
     return found, "sign-flip"
+
+
+def _with_room(found: Difference | None, clusters: int, scale: float) -> Difference | None:
+    """An interval without width is that of a sample in which nothing varies, not of certainty."""
+    if found is None or found.high - found.low > 1e-12 * scale:
+        return found
+    room = unseen(clusters, scale)
+    return replace(found, low=found.low - room, high=found.high + room)
 
 
 def _table(measure: Measure, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:

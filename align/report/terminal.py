@@ -156,7 +156,7 @@ def _legend(table: Table, margin: float) -> list[str]:
     said += "  MDE: the smallest true difference that so many questions show in 8 of 10 tries"
     cells = [cell for c in table.columns for cell in c.cells.values()]
     if any(cell.value is not None and cell.low is None for cell in cells):
-        said += "  a value alone: its questions are about one image (one cluster): no interval"
+        said += "  a value alone has no interval: its questions are about one image, or all its values are alike"
     if any(cell.n_failed for cell in cells):
         said += "  * some answers could not be read"
     return _wrap(said)

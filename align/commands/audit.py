@@ -112,10 +112,10 @@ def _write_recipe(options: argparse.Namespace, out: Path, suites: list[str], ima
         path=path,
         name=_yaml(name),
         runs=_yaml(str(out.parent)),
-        model=_yaml(options.vlm),
-        backbone=f"backbone: {_yaml(options.backbone)}\n" if options.backbone else "",
+        model=_yaml(_place(options.vlm)),
+        backbone=f"backbone: {_yaml(_place(options.backbone))}\n" if options.backbone else "",
         images=_yaml(str(images)),
-        folder=_yaml(options.folder),
+        folder=_yaml(_place(options.folder)),
         suites=_yaml(suites),
         tokens=options.max_new_tokens,
         batch=options.batch_size,
@@ -135,6 +135,11 @@ def _in_options(fault: str, recipe: Path) -> str:
     return said.replace("`prompts: {image_root: DIR}`", "--image-root DIR").replace(
         "prompts.image_root", "--image-root"
     )
+
+
+def _place(name: str) -> str:
+    """A folder wherever the recipe is run from; a hub name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _yaml(value: Any) -> str:

@@ -8,6 +8,7 @@ One item is one dialogue; its value is the mean over its turns, so that items ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from align.benchmarks.rows import Row
 from align.benchmarks.scoring import EXACT_FORM, exactness, has_form, n_words
@@ -40,14 +41,4 @@ TEXT_INSTRUCTIONS = Suite(
     turns=None,
 )
 
-TEXT_NOISY_IMAGE = Suite(
-    name="text_noisy_image",
-    file="text_instructions",
-    text=True,
-    images="noise",
-    parser=EXACT_FORM,
-    score=score_dialogue,
-    measures=MEASURES,
-    headline="headline",
-    turns=None,
-)
+TEXT_NOISY_IMAGE = replace(TEXT_INSTRUCTIONS, name="text_noisy_image", images="noise")

@@ -11,6 +11,7 @@ learnt the questions, not to look.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from align.benchmarks.measures import Measure, within
 from align.benchmarks.pope_files import SPLITS, read_pope_rows
@@ -69,17 +70,4 @@ POPE = Suite(
     roles={"questions": False, "labels": True, "images": True},
 )
 
-POPE_BLANK = Suite(
-    name="pope_blank",
-    file="pope",
-    text=False,
-    images="blank",
-    parser=STRICT_YES_NO,
-    score=score_yes_no,
-    measures=MEASURES,
-    measured=measures_of,
-    headline="accuracy",
-    needs=_polarity,
-    read=read_pope_rows,
-    roles={"questions": False, "labels": True, "images": True},
-)
+POPE_BLANK = replace(POPE, name="pope_blank", images="blank")

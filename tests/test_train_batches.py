@@ -230,3 +230,38 @@ def test_two_processes_learn_what_one_does_and_resume_in_the_second_epoch(
     alone = train(model, root, tmp_path / "alone", steps=12, counts=(8, 6), dropout=0.0)
     for name in ("loss", "grad_norm"):
         assert [e[name] for e in resumed] == pytest.approx([e[name] for e in alone.log], rel=1e-4), name
+
+
+LEAVE_ONE_OUT = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_train_batches import rows_of_both_kinds
+from align.settings import Train
+from align.train.lora_run import train_lora
+from annotate.errors import UserError
+model, root, folder = (Path(p) for p in sys.argv[2:5])
+rows = rows_of_both_kinds(root, 3, 2)[int(os.environ["RANK"]):]
+try:
+    train_lora(method="sft", stage="sft", rows=rows, model=model, settings=Train(trl={"max_steps": 1}), seed=0,
+               folder=folder, progress=lambda done, total, note="": None)
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_found_unlike_rows_train_nothing(model: Path, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(LEAVE_ONE_OUT)
+    here = Path(__file__).parent
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "train.py"]
+    ended = subprocess.run(
+        [sys.executable, *map(str, [*launch, here, model, root, tmp_path / "out"])],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(here.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("sft: the processes found unlike rows to train on (process 0: 5, process 1: 4)") == 2
+    assert not list((tmp_path / "out").glob("checkpoint-*"))

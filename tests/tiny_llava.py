@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,9 +101,11 @@ def save_tiny_llava_next(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_image(root: Path, name: str, *, seed: int, size: tuple[int, int] = (48, 48)) -> Image:
-    """A picture of coloured noise below `root`."""
+    """A picture of coloured noise below `root`; it is never seen half-written by another process that saves it too."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    PILImage.fromarray(pixels).save(root / name)
+    new = (root / name).with_suffix(f".{os.getpid()}{Path(name).suffix}")
+    PILImage.fromarray(pixels).save(new)
+    new.replace(root / name)
     return Image(path=name, sha256=hashlib.sha256((root / name).read_bytes()).hexdigest())
 
 

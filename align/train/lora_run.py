@@ -112,6 +112,7 @@ def train_lora(
         if settings.quantize != "none" and trainers.is_spread(args):
             raise UserError(f"{stage}.quantize: does not go with FSDP or ZeRO; use recipes/accelerate/ddp.yaml")
         ranks.tell(stage, args)
+        ranks.agree(stage, args, [row.id for row, _ in measured])
         # what was encoded to be checked is not encoded again
         loaded = load_vlm(model, quantize=settings.quantize)
         loaded = replace(loaded, tokenizer=ahead.encoder.tokenizer, encoder=ahead.encoder)

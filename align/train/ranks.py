@@ -14,6 +14,7 @@ noticed by the launcher, which stops the rest.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -56,6 +57,24 @@ def tell(stage: str, args: Any) -> None:
         n, size, steps = args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps
         taken = f" x {steps} batches" * (steps > 1)
         print(f"{stage}: {n} process{'es' * (n > 1)}, {n} x {size} rows{taken} a step", file=sys.stderr, flush=True)
+
+
+def agree(stage: str, args: Any, rows: Sequence[str]) -> None:
+    """Raise `UserError` where processes would train on unlike rows, e.g. since one of them cannot read an image.
+
+    They would go on without a word, each by a plan of its own. Every process must call it, with its rows' ids.
+    """
+    if args.world_size == 1:
+        return
+    import torch
+
+    theirs: list[Any] = [None] * args.world_size
+    torch.distributed.all_gather_object(theirs, (len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest()))
+    if len(set(theirs)) > 1:
+        counts = ", ".join(f"process {rank}: {n}" for rank, (n, _) in enumerate(theirs))
+        raise UserError(
+            f"{stage}: the processes found unlike rows to train on ({counts}); all must be able to read every image"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- the first

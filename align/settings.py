@@ -312,6 +312,11 @@ class Train:
         "mixed: they come as they are drawn, so that every step learns from both. auto: mixed, but unimodal where the "
         "model is spread over processes (FSDP, ZeRO-3), which would wait for each other for ever",
     )
+    order: Literal["random", "language_first", "vision_first"] = option(
+        "random",
+        "language_first: all steps of text alone, of all epochs, before the first with images; vision_first: the other "
+        "way round. MLAN, section 6, leaves open what sequential tuning does beside mixed. They make batches unimodal",
+    )
     group_by_length: bool = option(
         False,
         "batches of rows of like length, in random order: less padding, but the rows of a step are more alike",

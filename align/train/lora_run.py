@@ -20,13 +20,13 @@ from align.models.load import LoadedModel, load_vlm
 from align.models.quiet import quiet
 from align.settings import Lora, Train
 from align.train import checkpoints, parts, ranks, saved
+from align.train.batches import plan_batches
 from align.train.lora_rows import (
     Size,
     TrainRow,
     as_dataset,
     collate_examples,
     collate_preferences,
-    items_of,
     measure_rows,
 )
 from align.train.modules import model_faults
@@ -99,6 +99,7 @@ def train_lora(
         reasons = ", ".join(sorted({f.reason.value for f in failures})) or "none were built"
         first = f": row {failures[0].record_id}: {failures[0].detail}" if failures else ""
         raise UserError(f"{stage}: no row to train on ({reasons}){first}")
+    _check_what_learns(measured, settings, stage)
     if faults := model_faults(model, settings):
         raise UserError(*(f"{stage}.{fault}" for fault in faults))
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,8 +145,18 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
             if getattr(settings, name) != getattr(Train(), name)
         ]
     faults += [f"{stage}.{fault}" for fault in parts.faults(settings.parts, method, quantize=settings.quantize)]
+    if settings.order != "random" and settings.batches == "mixed":
+        faults.append(f"{stage}.order: {settings.order} needs batches of one kind; batches: unimodal, or leave it out")
     if faults:
         raise UserError(*faults)
+
+
+def _check_what_learns(measured: Measured, settings: Train, stage: str) -> None:
+    """Raise `UserError` for rows that no trained part would see: a batch of them has no gradient at all."""
+    text = [row.id for row, _ in measured if not row.images]
+    if text and settings.parts.language == "frozen":
+        named = f"{len(text)} row(s) of text alone, e.g. {text[0]}"
+        raise UserError(f"{stage}: {named}, teach nothing where the language model is frozen; leave them out")
 
 
 def _on_gpu() -> bool:
@@ -186,7 +197,7 @@ def _build_dpo(
     )
     rehearse(trainer, tokens, [row.id for row in rows], collate(reference=shortcuts.stand_in))
     shortcuts.fill(trainer, measured, loaded.encoder, tell)
-    notes = shortcuts.notes | _plan_batches(trainer, rows, tokens, settings)
+    notes = shortcuts.notes | plan_batches(trainer, rows, tokens, settings)
     trainer.add_callback(Watch(tell, check_dpo_start=True, reference=shortcuts.source))
     return trainer, notes
 
@@ -215,7 +226,7 @@ def _build_sft(
     rehearse(trainer, tokens, [row.id for row in rows])
     trainer.add_callback(Watch(tell, check_dpo_start=False))
     shared = {"rows of one question": "share their image and what they begin with (the loss is TRL's)"}
-    return trainer, (shared if sharing else {}) | _plan_batches(trainer, rows, tokens, settings)
+    return trainer, (shared if sharing else {}) | plan_batches(trainer, rows, tokens, settings)
 
 
 def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: Any, **rest: Any) -> Any:
@@ -245,31 +256,6 @@ def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: An
     trainers.keep_tower_out_of_the_graph(trainer.model.get_base_model() if lora else trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _plan_batches(trainer: Any, rows: Sequence[TrainRow], tokens: Sequence[int], settings: Train) -> dict[str, str]:
-    """Let the trainer follow a plan of ours where the settings or the machine want one, and say so for the card."""
-    from align.train.batches import Batches
-
-    items = items_of(rows, by_prompt=settings.batch_by == "prompts")
-    with_images = [bool(rows[numbers[0]].images) for numbers in items]
-    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    apart = settings.batches == "unimodal" or (settings.batches == "auto" and spread and len(set(with_images)) == 2)
-    if not apart and not settings.group_by_length:
-        return {}
-    if trainer.args.dataloader_drop_last:
-        raise UserError("trl.dataloader_drop_last: batches of one kind or of like length leave no row out; delete it")
-    plan = Batches(
-        kinds=with_images if apart else [True] * len(items),
-        tokens=tokens if settings.group_by_length else None,
-        size=trainer.args.per_device_train_batch_size,
-        processes=trainer.accelerator.num_processes,
-        seed=trainer.args.seed,
-    )
-    trainer.follow(plan)
-    told = ["of rows with images or of text alone"] * apart + ["of rows of like length"] * settings.group_by_length
-    again = f"; {plan.repeated} row(s) come twice in an epoch, so that every process has one" if plan.repeated else ""
-    return {"batches": ", ".join(told) + again}
 
 
 def _tokens(method: Method, settings: Train, measured: Measured, ahead: Ahead) -> list[int]:

@@ -1,1 +1,1 @@
-"""What finished runs say together: compared, correlated, in order; from what they recorded, without torch."""
+"""What finished runs say together, compared, correlated, in order, and what training sets ask; without torch."""

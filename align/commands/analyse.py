@@ -1,4 +1,4 @@
-"""`align analyse WHAT RUN...`: the figures and tables of the papers, of runs that are finished."""
+"""`align analyse WHAT RUN...`: the figures and tables of the papers, of finished runs and of training sets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from align.console import Console
+from align.console import Bar, Console
 from annotate.errors import UserError
 
-KINDS = ("table", "correlation", "scaling", "trajectory", "capabilities")
+KINDS = ("table", "correlation", "scaling", "trajectory", "capabilities", "diversity")
 EPILOG = """\
 table         models by suites, with differences to the VLM and the backbone of the same run (a dash: no such run)
 correlation   two benchmarks over all models: R2, Pearson's r with interval, p, n; RUNs, or one CSV of scores
 scaling       score against the rows that were trained on, over the points of a sweep
 trajectory    scores of checkpoints, in the order given or by --steps
 capabilities  one suite by what its questions ask for
+diversity     of training files: how alike questions about images, of language alone, and of both kinds are
 
-A RUN is the folder of a finished run (runs/<name>) or its recipe; of a sweep, its folder.
+A RUN is the folder of a finished run (runs/<name>) or its recipe; of a sweep, its folder. For diversity it is a folder
+of align mix or a file of any format of align convert.
 
 examples:
   align analyse table runs/demo-seed0 runs/demo-seed1 --out analyses
@@ -26,12 +28,16 @@ examples:
   align analyse correlation scores.csv --x mm_vet --y mt_bench --out analyses
   align analyse scaling runs/demo/sweep --suites text_instructions --models dpo
   align analyse trajectory runs/step-100 runs/step-200 --models dpo --steps 100 200
-  align analyse capabilities runs/mine --suite mt_bench"""
+  align analyse capabilities runs/mine --suite mt_bench
+  align analyse diversity data/mixes/mlan_v --out analyses
+  align analyse diversity llava_instruct.json alpaca.jsonl --embedder models/all-MiniLM-L6-v2"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=KINDS, metavar="WHAT", help=", ".join(KINDS))
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="finished runs; for correlation also one *.csv")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="finished runs; or one *.csv (correlation), files (diversity)"
+    )
     parser.add_argument("--x", metavar="SUITE", help="correlation: the one score")
     parser.add_argument("--y", metavar="SUITE", help="correlation: the other")
     parser.add_argument("--suites", nargs="+", default=[], metavar="SUITE", help="which (default: all but controls)")
@@ -44,7 +50,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", metavar="BENCH", help="benchmark files, for runs that do not say what belongs together"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of intervals and tests (default: 0)")
+    parser.add_argument(
+        "--embedder",
+        metavar="NAME",
+        help="diversity: a model of sentence-transformers by hub name or folder, or ngrams (default: all-MiniLM-L6-v2; "
+        "where it cannot be had, ngrams)",
+    )
+    parser.add_argument(
+        "--text",
+        choices=("question", "turn"),
+        default="question",
+        help="diversity: the question alone, as in MLAN (default), or with passage, instruction and options",
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=10_000, metavar="N", help="diversity: of each kind (default: 10000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of intervals, tests and pairs (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="write WHAT.html (with the figure) and WHAT.json there")
     parser.epilog = EPILOG
 
@@ -59,13 +80,38 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise UserError(f"--seed: {options.seed}; expected 0 or more")
     if out:
         check_folder(out)
-    found = _found(options)
+    found = _diversity(options, console) if options.what == "diversity" else _found(options)
     if out:
         made = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_files(out, {f"{options.what}.html": render_page(found), f"{options.what}.json": made})
     where = f"\n{out / f'{options.what}.html'}" if out else ""
     console.result(f"{render_text(found).rstrip()}{where}", **found)
     return 0
+
+
+def _diversity(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from align.analyses.diversity import diversity
+    from align.analyses.embedders import embedder_named
+    from align.analyses.questions import files_of
+
+    if options.pairs < 1:
+        raise UserError(f"--pairs: {options.pairs}; expected 1 or more")
+    files = files_of(options.runs)
+    embedder = embedder_named(options.embedder, lambda text: console.tell("note", text, note=text))
+    bars: dict[str, Bar] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[what] = console.bar(what, total, 0)
+        bars[what].set(done, total)
+
+    try:
+        return diversity(files, embedder, asked=options.text, pairs=options.pairs, seed=options.seed, progress=progress)
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def _found(options: argparse.Namespace) -> dict[str, Any]:

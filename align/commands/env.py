@@ -16,7 +16,10 @@ from align.base import SHIPPED
 from align.console import Console
 from annotate.backends.registry import installed
 
-_ORDER = ("train", "text", "report", "demo", "formats", "gemini", "openai", "gemini-legacy", "qlora", "ray", "vllm")
+_ORDER = (
+    *("train", "text", "report", "demo", "diversity", "formats"),
+    *("gemini", "openai", "gemini-legacy", "qlora", "ray", "vllm"),
+)
 _APART = ("vllm",)
 """Extras that do not go together with the pinned set."""
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from align.report import diversity
 from align.report.compare import suite_name, value_text
 from align.report.figures import _INK, _drawn
 from align.report.pieces import Cell, document, note, table, text
@@ -28,7 +29,8 @@ def render_text(found: Found) -> str:
     widths = [max(len(row[i]) for row in written) for i in range(len(head))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in written]
     said = [line for told in _said(found) for line in textwrap.wrap(told, WIDTH, subsequent_indent="  ")]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:], "", *said]).rstrip() + "\n"
+    first = [textwrap.fill(_first(found), WIDTH), ""] if _first(found) else []
+    return "\n".join([*first, lines[0], "-" * max(map(len, lines)), *lines[1:], "", *said]).rstrip() + "\n"
 
 
 def render_page(found: Found) -> str:
@@ -37,8 +39,14 @@ def render_page(found: Found) -> str:
     figure = _FIGURES.get(found["schema"])
     drawn = f'<figure class="wide">{figure(found)}</figure>' if figure else ""
     title = _TITLES[found["schema"]]
-    parts = [f"<header><p class='kicker'>analysis</p><h1>{text(title)}</h1></header>", drawn, table(head, rows)]
-    return document(title, "".join([*parts, *map(note, _said(found))]))
+    header = f"<header><p class='kicker'>analysis</p><h1>{text(title)}</h1></header>"
+    first = note(_first(found)) if _first(found) else ""
+    return document(title, "".join([header, first, drawn, table(head, rows), *map(note, _said(found))]))
+
+
+def _first(found: Found) -> str:
+    """What has to be known before the numbers."""
+    return diversity.embedder_line(found) if found["schema"] == "diversity/1" else ""
 
 
 def _joined(cell: Cell) -> str:
@@ -51,6 +59,7 @@ _TITLES = {
     "trajectory/1": "Score over checkpoints",
     "grid/1": "Models by suites",
     "capabilities/1": "What a suite is made of",
+    "diversity/1": diversity.TITLE,
 }
 
 
@@ -120,6 +129,7 @@ _TABLES: dict[str, Callable[[Found], tuple[list[str], list[list[Cell]]]]] = {
     "trajectory/1": lambda found: _curves(found, "step", "step"),
     "grid/1": _grid,
     "capabilities/1": _capabilities,
+    "diversity/1": diversity.rows,
 }
 
 
@@ -136,6 +146,8 @@ def _said(found: Found) -> Iterator[str]:
             "(difference to the VLM, to the backbone of the same run); ▲ ▼: p < 0.05, paired, one by one; intervals, n "
             "and p stand in the JSON; a dash: no run has it"
         )
+    elif found["schema"] == "diversity/1":
+        yield from diversity.said(found)
     else:
         yield "[95% interval] over the questions of each run"
 
@@ -273,4 +285,5 @@ _FIGURES: dict[str, Callable[[Found], str]] = {
     "trajectory/1": lambda found: _lines(found, "step", "step"),
     "grid/1": _differences,
     "capabilities/1": _bars,
+    "diversity/1": diversity.histograms,
 }

@@ -10,7 +10,7 @@ JOBS   ?= 2
 
 BIN    := $(VENV)/bin
 ALIGN  := $(BIN)/align
-STAGES := language connect tune sample annotate teach pairs dpo steerlm rejection sft evaluate report
+STAGES := language connect tune pretrain instruct sample annotate teach pairs dpo steerlm rejection sft evaluate report
 
 export HF_HUB_OFFLINE ?= 0
 export TOKENIZERS_PARALLELISM ?= false

@@ -1,7 +1,7 @@
 """Which model a recipe means: a folder, a hub name, or another recipe that trains it.
 
-`model: recipes/demo_base.yaml` is the model that recipe's stage `tune` makes (and as `backbone:`, what its `language`
-makes): the one in `runs/` when it is current, else the trained copy that ships with the repository,
+`model: recipes/demo_base.yaml` is the model that recipe's stage `tune` or `instruct` makes (and as `backbone:`, what
+its `language` makes): the one in `runs/` when it is current, else the trained copy that ships with the repository,
 
     data/demo_base/base.json   {"recipe_sha256": "…", "seed": 0, "dev": {…}}
     data/demo_base/language/   data/demo_base/vlm/
@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 from align.digest import model_digest
 from align.recipe import Recipe, identity_options, load_recipe
@@ -47,9 +48,26 @@ class Models:
     @cached_property
     def model(self) -> Resolved:
         """Raises `UserError` with a remedy where there is none."""
-        if self.recipe.tune is not None:
-            return _own(self.recipe, "tune")
+        if stage := self.recipe.model_stage:
+            return _own(self.recipe, stage)
+        return self._named
+
+    @cached_property
+    def start(self) -> Resolved:
+        """What stage `instruct` begins with."""
+        if stage := self.recipe.start_stage:
+            return _own(self.recipe, stage)
+        return self._named
+
+    @cached_property
+    def _named(self) -> Resolved:
         return resolve(self.recipe.model, key="model", stage="tune", shipped=self.shipped / "vlm")
+
+    @cached_property
+    def tower(self) -> Resolved:
+        """The vision tower that stage `pretrain` takes."""
+        assert self.recipe.pretrain is not None
+        return resolve(self.recipe.pretrain.tower, key="pretrain.tower", stage="", shipped=self.shipped)
 
     @cached_property
     def backbone(self) -> Resolved | None:
@@ -64,6 +82,12 @@ class Models:
 
     def backbone_sha256(self) -> str | None:
         return self.backbone.sha256 if self.backbone else None
+
+    def start_sha256(self) -> str:
+        return self.start.sha256
+
+    def tower_sha256(self) -> str:
+        return self.tower.sha256
 
 
 def base_recipe_sha256(recipe: Recipe) -> str:
@@ -97,15 +121,18 @@ def _folder(path: Path, note: str) -> Resolved:
 
 
 def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path) -> Resolved:
+    if stage == "language" and base.backbone:
+        return Models(base).backbone or _nothing(base, key, stage)
+    stage = base.model_stage or stage if stage == "tune" else stage
     if base.block(stage) is None:
-        raise UserError(f"{key}: {base.path} has no `{stage}` block, so it trains no such model")
-    state = state_of(base, STAGES[stage], _NoModels())
+        return _nothing(base, key, stage)
+    state = state_of(base, STAGES[stage], Models(base))
     if state.kind == "done":
         return _own(base, stage)
     trained = base.folder / stage
     remedy = f"train it with `align {stage} {base.path}` (the demo's: make demo-base)"
     receipt = shipped.parent / "base.json"
-    if not receipt.is_file():
+    if not receipt.is_file() or stage == "instruct":
         raise UserError(f"{key}: {trained} is not there ({state.kind}); {remedy}")
     try:
         found = json.loads(receipt.read_text(encoding="utf-8"))
@@ -139,11 +166,5 @@ def _from_hub(name: str, key: str) -> Resolved:
     return Resolved(path=path, sha256=path.name, note=f"{name} at {path.name[:8]}")
 
 
-class _NoModels:
-    """A recipe that trains its model from nothing names none."""
-
-    def model_sha256(self) -> str:
-        raise AssertionError("the base stages use no model")
-
-    def backbone_sha256(self) -> str | None:
-        raise AssertionError("the base stages use no backbone")
+def _nothing(base: Recipe, key: str, stage: str) -> NoReturn:
+    raise UserError(f"{key}: {base.path} has no `{stage}` block, so it trains no such model")

@@ -38,6 +38,8 @@ _STAGES = {
     "language": "a language model and its tokenizer from nothing (the demo's base)",
     "connect": "vision tower and projector joined to it",
     "tune": "visual instruction tuning",
+    "pretrain": "a VLM out of a language model and a vision tower: the projector learns",
+    "instruct": "visual instruction tuning of any VLM, and its ablations",
     "sample": "n completions of every prompt by the model",
     "annotate": "scores for every completion",
     "teach": "the annotator answers the prompts itself",

@@ -8,6 +8,8 @@ What each stage leaves in `runs/<name>/<stage>/`:
     language   model/ log.jsonl                       the language model alone (only the demo trains one)
     connect    model/ log.jsonl                       tower + projector joined to it
     tune       model/ log.jsonl                       after visual instruction tuning
+    pretrain   model/ log.jsonl failures.jsonl card.md    a VLM whose projector has learnt
+    instruct   model/ log.jsonl failures.jsonl card.md [adapter/ snapshots/step-N/]
     sample     completions.jsonl failures.jsonl       Completion, n per prompt
     annotate   annotated.jsonl failures.jsonl         Annotated; replies.jsonl keeps the raw texts (for `replay`)
                calibration.json calibration.html      how far the annotator can be trusted [checks.jsonl]
@@ -71,9 +73,28 @@ class Context(Protocol):
         ...
 
     @property
+    def start(self) -> Path:
+        """Folder of the model that visual instruction tuning begins with."""
+        ...
+
+    @property
+    def start_sha256(self) -> str: ...
+
+    @property
+    def tower(self) -> Path:
+        """Folder of the vision tower that a VLM is built with."""
+        ...
+
+    @property
+    def tower_sha256(self) -> str: ...
+
+    @property
     def backbone(self) -> Path | None:
         """Folder of the language model before visual tuning, where the recipe names one."""
         ...
+
+    @property
+    def backbone_sha256(self) -> str | None: ...
 
     def prompts(self) -> PromptSet: ...
 

@@ -35,7 +35,9 @@ def file_sha256(path: Path) -> str:
 
 def model_digest(folder: Path) -> str:
     """What a model is: names and hashes of its weights, configuration and tokenizer."""
-    found = sorted({path for pattern in DECIDING for path in folder.glob(pattern)})
+    # CLIP towers of the hub have their weights in this format alone; beside safetensors it is not read
+    weights = () if any(folder.glob("*.safetensors")) else ("*.bin",)
+    found = sorted({path for pattern in (*DECIDING, *weights) for path in folder.glob(pattern)})
     return sha256_of([[path.name, file_sha256(path)] for path in found])
 
 

@@ -14,7 +14,14 @@ from align.stages import Stage
 from annotate.errors import UserError
 from annotate.lanes import check_backend
 
-METHODS: Mapping[str, Literal["dpo", "sft"]] = {"dpo": "dpo", "steerlm": "sft", "rejection": "sft", "sft": "sft"}
+METHODS: Mapping[str, Literal["dpo", "sft"]] = {
+    "pretrain": "sft",
+    "instruct": "sft",
+    "dpo": "dpo",
+    "steerlm": "sft",
+    "rejection": "sft",
+    "sft": "sft",
+}
 
 
 def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model: Path | None = None) -> list[str]:
@@ -45,7 +52,7 @@ def input_faults(recipe: Recipe, stages: Sequence[Stage], *, asking: bool, model
 
             with gathered(faults):
                 check_options(block or Train(), stage.name, METHODS[stage.name])
-            if model is not None:
+            if model is not None and stage.uses_model:
                 from align.train.modules import model_faults
 
                 with gathered(faults):
@@ -74,7 +81,7 @@ def missing_files(recipe: Recipe) -> list[str]:
     named: dict[str, str] = {}
     if recipe.prompts:
         named |= {"prompts.file": recipe.prompts.file, "prompts.image_root": recipe.prompts.image_root}
-    for stage in ("language", "connect", "tune"):
+    for stage in ("language", "connect", "tune", "pretrain", "instruct"):
         block = recipe.block(stage)
         named |= {f"{stage}.{name}": getattr(block, name, "") for name in ("rows", "image_root")}
     for i, file in enumerate(recipe.pairs.also if recipe.pairs else ()):

@@ -29,8 +29,10 @@ from align.settings import (
     Annotate,
     ConnectSettings,
     Evaluate,
+    Instruct,
     LanguageSettings,
     Pairs,
+    Pretrain,
     Prompts,
     Report,
     Sample,
@@ -39,6 +41,7 @@ from align.settings import (
     TuneSettings,
     option,
 )
+from align.stages import MODEL_MADE_BY, START_MADE_BY
 from align.sweep.grid import SELECT, Point, read_sweep, sweep_faults
 from align.yaml_lines import parse_value, read_yaml
 from annotate.errors import UserError
@@ -63,6 +66,8 @@ class Recipe:
     language: LanguageSettings | None = option(None, "a language model from nothing")  # noqa: RUF009
     connect: ConnectSettings | None = option(None, "vision tower and projector joined to it")  # noqa: RUF009
     tune: TuneSettings | None = option(None, "visual instruction tuning")  # noqa: RUF009
+    pretrain: Pretrain | None = option(None, "a VLM out of a language model and a tower: the projector learns")  # noqa: RUF009
+    instruct: Instruct | None = option(None, "visual instruction tuning of any VLM")  # noqa: RUF009
     sample: Sample | None = option(None, "completions of each prompt by the model")  # noqa: RUF009
     annotate: Annotate | None = option(None, "scores for each completion")  # noqa: RUF009
     teach: Teach | None = option(None, "the annotator answers the prompts itself")  # noqa: RUF009
@@ -90,6 +95,16 @@ class Recipe:
         key = fault.partition(": ")[0]
         known = re.fullmatch(r"\w+(\.\w+)*", key) and hasattr(self, key.partition(".")[0])
         return f"{self.places.where(key)}  {fault}" if self.places and known else fault
+
+    @property
+    def model_stage(self) -> str | None:
+        """The stage that makes the model to align; None where `model` names it."""
+        return next((name for name in MODEL_MADE_BY if self.block(name) is not None), None)
+
+    @property
+    def start_stage(self) -> str | None:
+        """The stage that makes what `instruct` begins with; None where `model` names it."""
+        return next((name for name in START_MADE_BY if self.block(name) is not None), None)
 
     def block(self, stage: str) -> Any:
         """The settings of a stage, None where the recipe does not have it."""

@@ -57,7 +57,7 @@ def check(recipe: Recipe, faults: Faults) -> None:
                 faults.add("evaluate.judge.backend", what)
         if recipe.evaluate.text:
             _text(recipe.evaluate.text, faults)
-    for stage in ("dpo", "steerlm", "rejection", "sft"):
+    for stage in ("pretrain", "instruct", "dpo", "steerlm", "rejection", "sft"):
         if recipe.block(stage) is not None:
             _training(stage, recipe.block(stage), faults)
 
@@ -88,13 +88,25 @@ def _rounds(recipe: Recipe, faults: Faults) -> None:
 
 
 def _models(recipe: Recipe, faults: Faults) -> None:
-    if recipe.tune and recipe.model:
-        faults.add("model", "the `tune` block trains the model; delete one of them")
+    makers = [name for name in ("tune", "pretrain") if recipe.block(name) is not None]
+    if makers and recipe.model:
+        faults.add("model", f"the `{makers[0]}` block trains the model; delete one of them")
     if recipe.language and recipe.backbone:
         faults.add("backbone", "the `language` block trains the backbone; delete one of them")
-    needed = [s.name for s in STAGES.values() if s.uses_model and recipe.block(s.name) is not None]
-    if needed and not recipe.model and not recipe.tune and not faults.has("model"):
+    present = [s for s in STAGES.values() if recipe.block(s.name) is not None]
+    needed = [s.name for s in present if s.uses_model and not recipe.model_stage]
+    needed += [s.name for s in present if s.uses_start and not recipe.start_stage]
+    if needed and not recipe.model and not faults.has("model"):
         faults.add("model", f"{needed[0]} needs a model; write a folder, a hub name or the recipe that trains it")
+    if recipe.pretrain:
+        if not recipe.backbone and not recipe.language and not faults.has("backbone"):
+            faults.add("backbone", "pretrain builds on a language model; write its folder or hub name")
+        if not recipe.pretrain.tower and not faults.has("pretrain.tower"):
+            faults.add("pretrain.tower", "missing: a CLIP, e.g. openai/clip-vit-large-patch14-336")
+    for name in ("pretrain", "instruct"):
+        block = recipe.block(name)
+        if block is not None and not block.rows and not faults.has(f"{name}.rows"):
+            faults.add(f"{name}.rows", "missing: the file of the rows to train on, as data/prepare_*.py write them")
 
 
 def _annotators(recipe: Recipe, faults: Faults) -> None:

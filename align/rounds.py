@@ -36,7 +36,7 @@ def recipes_of(recipe: Recipe) -> Iterator[Recipe]:
             report = dataclasses.replace(report, title=f"{report.title or recipe.name}, round {number}")
         yield dataclasses.replace(
             recipe, name=folder.name, runs=str(recipe.folder), model=str(folder / "model"), backbone=backbone,
-            language=None, connect=None, tune=None, report=report, rounds=1, sweep={},
+            language=None, connect=None, tune=None, pretrain=None, instruct=None, report=report, rounds=1, sweep={},
         )  # fmt: skip
 
 

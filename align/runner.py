@@ -71,8 +71,28 @@ class RunContext:
         return self._models.model.note
 
     @property
+    def start(self) -> Path:
+        return self._models.start.path
+
+    @property
+    def start_sha256(self) -> str:
+        return self._models.start.sha256
+
+    @property
+    def tower(self) -> Path:
+        return self._models.tower.path
+
+    @property
+    def tower_sha256(self) -> str:
+        return self._models.tower.sha256
+
+    @property
     def backbone(self) -> Path | None:
         return self._models.backbone.path if self._models.backbone else None
+
+    @property
+    def backbone_sha256(self) -> str | None:
+        return self._models.backbone_sha256()
 
     def prompts(self) -> PromptSet:
         return self._prompts.checked
@@ -144,9 +164,15 @@ class Runner:
     def _check(self, stages: Sequence[Stage]) -> None:
         """What the user handed in, whole, before any work. Raises `UserError` with everything that is wrong."""
         faults: list[str] = []
-        if any(s.uses_model for s in stages) and self.recipe.tune is None:
+        if any(s.uses_model for s in stages) and self.recipe.model_stage is None:
             with gathered(faults):
                 _ = self.models.model
+        if any(s.uses_start for s in stages) and self.recipe.start_stage is None:
+            with gathered(faults):
+                _ = self.models.start
+        if any(s.uses_tower for s in stages):
+            with gathered(faults):
+                _ = self.models.tower
         if any(s.uses_backbone for s in stages) and self.recipe.language is None:
             with gathered(faults):
                 _ = self.models.backbone
@@ -158,7 +184,8 @@ class Runner:
         if any(s.uses_prompts for s in ahead):
             with gathered(faults):
                 _ = self.prompts.checked
-        model = self.models.model.path if self.recipe.tune is None and any(s.uses_model for s in ahead) else None
+        named = self.recipe.model_stage is None and any(s.uses_model for s in ahead)
+        model = self.models.model.path if named else None
         faults += input_faults(self.recipe, ahead, asking=not self.reparse, model=model)
         if faults:
             raise UserError(*map(self.recipe.placed, faults))

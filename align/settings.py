@@ -295,6 +295,22 @@ class Parts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainParts(Parts):
+    """Stage 1 trains the projector alone."""
+
+    language: Literal["lora", "full", "frozen"] = option("frozen", "the language model")
+    projector: Literal["frozen", "full"] = option("full", "between tower and language model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructParts(Parts):
+    """Stage 2 trains projector and language model; `lora` is Sight Beyond Text's MM-lora, `full` its MM-ft."""
+
+    language: Literal["lora", "full", "frozen"] = option("full", "the language model: whole, or by the adapter")
+    projector: Literal["frozen", "full"] = option("full", "between tower and language model")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """One training: `dpo`, `steerlm`, `rejection` and `sft` all have this shape."""
 
@@ -343,6 +359,59 @@ class Train:
         "nf4: the frozen language model in 4 bits (QLoRA), a quarter of its memory; see docs/training.md",
     )
     trl: Mapping[str, Any] = option(dict, "options of TRL's trainer, checked against its own list")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Train):
+    """Stage 1 of visual instruction tuning: a LLaVA out of a language model, a tower and a new projector, which learns.
+
+    LLaVA (arXiv:2304.08485, section 4.2); Sight Beyond Text, section 2; MLAN, section 2.2.
+    """
+
+    tower: str = option("", "the vision tower, a CLIP: a folder or a hub name", operational=True)
+    projector: Literal["mlp", "linear"] = option(
+        "mlp", "two layers with GELU between them (LLaVA-1.5, MLAN), or one layer (LLaVA, Sight Beyond Text)"
+    )
+    feature_layer: int = option(-2, "which layer of the tower gives the features; -2 is the last but one")
+    rows: str = option(
+        "", "JSONL of examples, of prompts with a reference, or of conversations (data/prepare_*.py)", operational=True
+    )
+    image_root: str = option(".", "folder that image paths are relative to", operational=True)
+    n: int | None = option(None, "so many of the rows: a seeded, nested draw", low=1)
+    parts: PretrainParts = option(PretrainParts, "what learns, and at which rate")  # noqa: RUF009
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruct(Train):
+    """Stage 2: visual instruction tuning of projector and language model, whole or by LoRA; and its ablations."""
+
+    rows: str = option(
+        "", "JSONL of examples, of prompts with a reference, or of conversations (data/prepare_*.py)", operational=True
+    )
+    image_root: str = option(".", "folder that image paths are relative to", operational=True)
+    images: Literal["keep", "strip"] = option(
+        "keep",
+        "strip: the same instructions without their images, the placeholder and its line break gone (Sight Beyond "
+        "Text, section 3.3: text-only visual instruction tuning)",
+    )
+    select: Mapping[str, Any] = option(
+        dict, "rows whose `meta` says so, e.g. {type: conversation} or {type: [detail, reasoning]}"
+    )
+    n: int | None = option(
+        None, "so many of these rows: a seeded, nested draw, so that data sets can be compared at one size", low=1
+    )
+    learn: Literal["all_answers", "last_answer"] = option(
+        "all_answers", "of a dialogue: on which answers the loss falls; LLaVA's falls on all"
+    )
+    snapshots: tuple[int, ...] = option(
+        (), "optimizer steps after which a copy is kept and evaluated (Sight Beyond Text, Figure 4)"
+    )
+    parts: InstructParts = option(InstructParts, "what learns, and at which rate")  # noqa: RUF009
+    batches: Literal["auto", "mixed", "unimodal"] = option(
+        "unimodal",
+        "unimodal: rows with images and rows of text alone never share a batch, nor a step of several processes, so "
+        "that text never runs the tower and leaves the projector untouched (MLAN, section E.1); mixed; auto",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,15 +33,25 @@ class Stage:
     uses_prompts: bool = False
     uses_model: bool = False
     uses_backbone: bool = False
+    uses_start: bool = False
+    """Works on the model that visual instruction tuning begins with."""
+    uses_tower: bool = False
     tensors: bool = False
     """Needs torch; then `threads` decides the result too."""
 
 
+MODEL_MADE_BY = ("instruct", "tune")
+"""Stages that make the model of the recipe; the first that the recipe has."""
+START_MADE_BY = ("pretrain", "tune", "connect")
+"""Stages that make the model which `instruct` begins with, likewise."""
+_BUILT = ("language", "connect", "tune", "pretrain", "instruct")
 _TRAINED = ("dpo", "steerlm", "rejection", "sft")
 _TABLE = (
     Stage(name="language", work="align.train.built:language", tensors=True),
     Stage(name="connect", work="align.train.built:connect", requires=("language/model",), tensors=True),
     Stage(name="tune", work="align.train.built:tune", requires=("connect/model",), tensors=True),
+    Stage(name="pretrain", work="align.train.pretrain:work", uses_backbone=True, uses_tower=True, tensors=True),
+    Stage(name="instruct", work="align.train.instruct:work", uses_start=True, tensors=True),
     Stage(name="sample", work="align.sample.stage:work", uses_prompts=True, uses_model=True, tensors=True),
     Stage(
         name="annotate",
@@ -90,7 +100,11 @@ _TABLE = (
     Stage(
         name="evaluate",
         work="align.evaluate.stage:work",
-        reads=(*(f"{name}/{made}" for name in _TRAINED for made in ("adapter", "model")), "steerlm/conditioning.txt"),
+        reads=(
+            *(f"{name}/{made}" for name in _TRAINED for made in ("adapter", "model")),
+            "steerlm/conditioning.txt",
+            "instruct/snapshots",
+        ),
         options=("annotate.backend", "annotate.model"),
         uses_model=True,
         uses_backbone=True,
@@ -99,7 +113,19 @@ _TABLE = (
     Stage(
         name="report",
         work="align.report.stage:work",
-        reads=("language", "connect", "tune", "sample", "annotate", "teach", "pairs", *_TRAINED, "evaluate"),
+        reads=(
+            "language",
+            "connect",
+            "tune",
+            "pretrain",
+            "instruct",
+            "sample",
+            "annotate",
+            "teach",
+            "pairs",
+            *_TRAINED,
+            "evaluate",
+        ),
         seeded=False,
     ),
 )

@@ -38,6 +38,10 @@ class Digests(Protocol):
 
     def backbone_sha256(self) -> str | None: ...
 
+    def start_sha256(self) -> str: ...
+
+    def tower_sha256(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class State:
@@ -58,7 +62,8 @@ def present(recipe: Recipe) -> list[Stage]:
 def earlier(recipe: Recipe, stage: Stage) -> list[str]:
     """The stages of the recipe that have to be done before `stage`, in order."""
     names = {source.split("/")[0] for source in (*stage.requires, *stage.reads)}
-    names |= {"tune"} if stage.uses_model else set()
+    names |= {recipe.model_stage} if stage.uses_model and recipe.model_stage else set()
+    names |= {recipe.start_stage} if stage.uses_start and recipe.start_stage else set()
     names |= {"language"} if stage.uses_backbone else set()
     return [name for name in STAGES if name in names and recipe.block(name) is not None]
 
@@ -105,6 +110,10 @@ def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
         found |= _benchmarks(recipe)
     if stage.uses_model:
         found["model"] = digests.model_sha256()
+    if stage.uses_start:
+        found["model"] = digests.start_sha256()
+    if stage.uses_tower:
+        found["tower"] = digests.tower_sha256()
     backbone = digests.backbone_sha256() if stage.uses_backbone else None
     if backbone:
         found["backbone"] = backbone

@@ -138,6 +138,26 @@ class FolderContext:
     def model_sha256(self) -> str:
         return model_digest(self.model)
 
+    @property
+    def backbone_sha256(self) -> str | None:
+        return model_digest(self.backbone) if self.backbone else None
+
+    @property
+    def start(self) -> Path:
+        return self.model
+
+    @property
+    def start_sha256(self) -> str:
+        return model_digest(self.model)
+
+    @property
+    def tower(self) -> Path:
+        raise AssertionError("no stage that is tested so builds a model")
+
+    @property
+    def tower_sha256(self) -> str:
+        raise AssertionError("no stage that is tested so builds a model")
+
     def prompts(self) -> PromptSet:
         return self.prompt_set
 

@@ -3,7 +3,8 @@
     prompt(turns, images)        -> token ids with every `<image>` widened to its image's tokens, and pixel values
     completion(turns, " answer") -> the ids that follow, end marker included
 
-LLaVA checkpoints and text-only language models get our template (`align.models.template`). A VLM of another family
+LLaVA checkpoints and text-only language models get our template (`align.models.template`), with the tokenizer's own
+markers of beginning and end. A VLM of another family
 gets the chat template of its own processor, as text; BOS and EOS are then whatever that template writes.
 """
 
@@ -50,6 +51,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self.processor = processor
         self.own_template = processor is None or _speaks_vicuna(processor, tokenizer)
+        self.bos: str = tokenizer.bos_token or ""
+        self.eos: str = tokenizer.eos_token or template.EOS
         self.pad_id: int = tokenizer.pad_token_id
         self.image_id: int | None = getattr(processor, "image_token_id", None)
         self._images = _Remembered(CACHE_BYTES // 2)
@@ -59,8 +62,8 @@ class Encoder:
     def render(self, turns: Sequence[Turn], completion: str | None = None) -> tuple[str, str]:
         """The text of the prompt and the text of the completion after it (empty where none is given)."""
         if self.own_template:
-            after = "" if completion is None else template.render_completion(completion)
-            return template.render_prompt(turns), after
+            after = "" if completion is None else template.render_completion(completion, eos=self.eos)
+            return template.render_prompt(turns, bos=self.bos, eos=self.eos), after
         messages = [{"role": t.role, "content": _content_blocks(t)} for t in turns]
         before = self._chat(messages, add_generation_prompt=True)
         if completion is None:
@@ -205,6 +208,8 @@ def to_device(batch: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.
 
 def _speaks_vicuna(processor: Any, tokenizer: Any) -> bool:
     """Whether the checkpoint is a LLaVA with the Vicuna template. Pixtral and others share LLaVA's class, not it."""
+    if getattr(processor, "chat_template", None) == template.JINJA:
+        return True
     own = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None) or ""
     if type(processor).__name__ != "LlavaProcessor":
         return False

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.models.encode import Encoder
-from align.models.load import LoadedModel, _first_line, _ready, check_folder, digest_of, load_vlm
+from align.models.load import LoadedModel, _ready, check_folder, digest_of, first_line, load_vlm
 from align.models.quiet import quiet
 from annotate.errors import UserError
 
@@ -26,7 +26,7 @@ def load_judge(settings: JudgeSettings) -> LoadedModel:
             if settings.dtype != "auto":
                 loaded.model.to(_dtype(settings.dtype))
     except SafetensorError as error:
-        raise UserError(f"{settings.folder}: cannot be loaded ({_first_line(error)}); was it copied whole?") from error
+        raise UserError(f"{settings.folder}: cannot be loaded ({first_line(error)}); was it copied whole?") from error
     if settings.template != "auto":
         loaded.encoder.own_template = settings.template == "vicuna"
     return loaded
@@ -62,7 +62,7 @@ def _load_placed(settings: JudgeSettings) -> LoadedModel:
                 trust_remote_code=False,
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+            raise UserError(f"{folder}: cannot be loaded ({first_line(error)})") from error
     tokenizer = _ready(processor.tokenizer)
     return LoadedModel(
         model=model.eval(),

@@ -83,7 +83,7 @@ def load_processor(folder: Path) -> Any:
         # PIL by name: which library resizes an image must not depend on what else is installed.
         processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{folder}: its processor cannot be loaded ({_first_line(error)})") from error
+        raise UserError(f"{folder}: its processor cannot be loaded ({first_line(error)})") from error
     if not hasattr(processor, "image_processor"):
         raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
     processor.tokenizer = _ready(processor.tokenizer)
@@ -99,7 +99,7 @@ def load_language_model(folder: Path, *, device: Device = "auto") -> LoadedModel
         try:
             tokenizer = _ready(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+            raise UserError(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
         model = _load(AutoModelForCausalLM, folder, device)
     return LoadedModel(
         model=model, tokenizer=tokenizer, processor=None, encoder=Encoder(tokenizer), digest=digest_of(folder)
@@ -142,7 +142,7 @@ def _load(auto_class: Any, folder: Path, device: Device, quantize: Quantize = "n
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **smaller
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)}); was it copied whole?") from error
+        raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); was it copied whole?") from error
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise UserError(f"{folder}: {len(names)} weight(s) are not in the files, e.g. {names[0]}; is it complete?")
@@ -202,7 +202,7 @@ def _merge(model: Any, adapter: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
     except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{adapter}: does not fit this model ({_first_line(error)})") from error
+        raise UserError(f"{adapter}: does not fit this model ({first_line(error)})") from error
 
 
 def _ready(tokenizer: Any) -> Any:
@@ -211,5 +211,6 @@ def _ready(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library says went wrong, without its traceback and advice."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,8 @@ r"""The one place that turns messages into text: the bytes that sampler, trainer
 
     two turns: "<s>USER: q1 ASSISTANT: a1</s>USER: q2 ASSISTANT:"
 
-It is the Vicuna template (arXiv:2304.08485, Table 2) with BOS and EOS spelled out, so it is to be tokenised with
+It is the Vicuna template (arXiv:2304.08485, Table 2) with BOS and EOS spelled out (Llama's here; a language model of
+another family gets its own), so it is to be tokenised with
 `add_special_tokens=False`. A prompt is always a string prefix of prompt + completion. Torch-free.
 """
 
@@ -17,14 +18,22 @@ from annotate.records import Turn
 
 BOS, EOS = "<s>", "</s>"
 _BEFORE_REPLY = " ASSISTANT:"
+JINJA = """\
+{{ bos_token or '' }}{% for message in messages %}\
+{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %} {% endif %}\
+{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}\
+{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\
+{% if message['role'] == 'user' %} ASSISTANT:{% elif message['role'] == 'assistant' %}{{ eos_token }}\
+{% else %} {% endif %}{% endfor %}"""
+"""The same for other tools, with the tokenizer's own markers: lies beside the VLMs that we put together."""
 
 
-def render_prompt(turns: Sequence[Turn]) -> str:
+def render_prompt(turns: Sequence[Turn], *, bos: str = BOS, eos: str = EOS) -> str:
     """Turns that end with the user's, as the text after which the model is to answer."""
-    parts = [BOS]
+    parts = [bos]
     for turn in turns:
         if turn.role == "assistant":
-            parts.append(render_completion(turn.text))
+            parts.append(render_completion(turn.text, eos=eos))
         elif turn.role == "user":
             parts.append(f"USER: {turn.text}{_BEFORE_REPLY}")
         else:
@@ -32,9 +41,9 @@ def render_prompt(turns: Sequence[Turn]) -> str:
     return "".join(parts)
 
 
-def render_completion(text: str) -> str:
+def render_completion(text: str, *, eos: str = EOS) -> str:
     """The answer with its end marker: what the loss falls on."""
-    return f" {text}{EOS}"
+    return f" {text}{eos}"
 
 
 def render(turns: Sequence[Turn], completion: str | None = None) -> str:

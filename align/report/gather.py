@@ -17,8 +17,8 @@ from align.report.contamination import contamination
 from annotate.jsonl import read_rows
 from annotate.records import Annotated, Failure, Item, Metric, PreferencePair
 
-TRAININGS = ("language", "connect", "tune", "sft", "steerlm", "rejection", "dpo")
-BUILT = TRAININGS[:3]
+BUILT = ("language", "connect", "tune", "pretrain", "instruct")
+TRAININGS = (*BUILT, "sft", "steerlm", "rejection", "dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def _doctor(
 
 def _failures(context: Context) -> dict[str, int]:
     counted: dict[str, int] = {}
-    for stage in ("sample", "annotate", "teach", "pairs", *TRAININGS[3:], "evaluate"):
+    for stage in ("sample", "annotate", "teach", "pairs", "pretrain", "instruct", *TRAININGS[len(BUILT) :], "evaluate"):
         if context.has(stage):
             for failure in context.records(stage, "failures.jsonl", Failure):
                 key = f"{stage}: {failure.reason.value.replace('_', ' ')}"

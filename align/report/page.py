@@ -32,6 +32,8 @@ WHAT = {
     "language": "language model from nothing",
     "connect": "vision tower and projector joined to it",
     "tune": "visual instruction tuning",
+    "pretrain": "projector between language model and tower",
+    "instruct": "visual instruction tuning",
     "sft": "SFT on the teacher's answers",
     "steerlm": "SteerLM",
     "rejection": "rejection sampling",

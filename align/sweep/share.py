@@ -200,12 +200,12 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
     for stage in present(recipe):
         block = recipe.block(stage.name)
         decides: dict[str, Any] = {"seed": recipe.seed, **identity_options(block, stage.name)}
-        decides |= {name: getattr(block, name) for name in ("rows", "folder", "also") if hasattr(block, name)}
+        decides |= {name: getattr(block, name) for name in ("rows", "folder", "also", "tower") if hasattr(block, name)}
         if stage.tensors:
             decides["threads"] = recipe.threads
         if stage.uses_prompts and recipe.prompts:
             decides |= {"prompts.file": recipe.prompts.file, **identity_options(recipe.prompts, "prompts")}
-        if stage.uses_model:
+        if stage.uses_model or stage.uses_start:
             decides["model"] = recipe.model
         if stage.uses_backbone:
             decides["backbone"] = recipe.backbone

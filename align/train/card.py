@@ -10,6 +10,9 @@ from typing import Any
 from align.settings import Parts, Train
 
 WHAT = {
+    "pretrain": "a VLM out of a language model, a vision tower and a new projector, which alone has learnt "
+    "(arXiv:2304.08485, section 4.2)",
+    "instruct": "visual instruction tuning (arXiv:2304.08485, section 4.2)",
     "dpo": "Direct Preference Optimization (arXiv:2305.18290) on pairs of the model's own completions, ranked by an "
     "annotator",
     "steerlm": "SteerLM (arXiv:2310.05344): fine-tuning on the model's own completions with their scores written into "

@@ -34,6 +34,8 @@ class TrainRow:
     completions: tuple[str, ...]
     asked: str = ""
     """Id of the prompt that this one was made of by adding wishes (SteerLM); empty: it is itself."""
+    whole: bool = False
+    """The loss falls on every answer of the dialogue, on those within the prompt too."""
 
     @property
     def question(self) -> str:
@@ -62,7 +64,7 @@ def example_row(example: Example, root: Path) -> TrainRow:
 
 def rows_sha256(rows: Sequence[TrainRow]) -> str:
     """What the rows teach: prompts by content, completions, and their order."""
-    return sha256_of([[row.prompt.id, list(row.completions)] for row in rows])
+    return sha256_of([[row.prompt.id, list(row.completions), *(["whole"] if row.whole else [])] for row in rows])
 
 
 class Size(NamedTuple):
@@ -117,6 +119,8 @@ def _measure(
     try:
         prompt = encoder.prompt(row.prompt.turns, row.images)
         size = Size(len(prompt.ids), tuple(len(encoder.completion(row.prompt.turns, t)) for t in row.completions))
+        if row.whole:
+            answers_within(row, encoder, prompt.ids)
     except UserError as error:
         return Reason.INVALID_INPUT, str(error)
     except UnreadableImage as error:
@@ -149,6 +153,8 @@ class Spoken:
     prompt: Encoded
     after: list[int]
     images: tuple[Path, ...]
+    answers: tuple[slice, ...] = ()
+    """Where in the prompt earlier answers stand that are learnt too."""
 
     @property
     def ids(self) -> list[int]:
@@ -156,9 +162,28 @@ class Spoken:
 
 
 def spoken(row: TrainRow, completion: str, encoder: Encoder) -> Spoken:
-    return Spoken(
-        encoder.prompt(row.prompt.turns, row.images), encoder.completion(row.prompt.turns, completion), row.images
-    )
+    prompt = encoder.prompt(row.prompt.turns, row.images)
+    answers = answers_within(row, encoder, prompt.ids) if row.whole else ()
+    return Spoken(prompt, encoder.completion(row.prompt.turns, completion), row.images, answers)
+
+
+def answers_within(row: TrainRow, encoder: Encoder, ids: Sequence[int]) -> tuple[slice, ...]:
+    """Where the answers of the earlier turns stand in a prompt's `ids`, end markers included.
+
+    Raises `UserError` where the chat template writes an answer in the middle of a dialogue otherwise than at its end.
+    """
+    found: list[slice] = []
+    turns = row.prompt.turns
+    for n in (n for n, turn in enumerate(turns) if turn.role == "assistant"):
+        images = row.images[: sum(len(turn.images) for turn in turns[:n])]
+        start = len(encoder.prompt(turns[:n], images).ids)
+        after = encoder.completion(turns[:n], turns[n].text)
+        if list(ids[start : start + len(after)]) != after:
+            raise UserError(
+                f"answer {len(found) + 1} of the dialogue cannot be found in its tokens; say learn: last_answer"
+            )
+        found.append(slice(start, start + len(after)))
+    return tuple(found)
 
 
 Collator = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
@@ -242,7 +267,8 @@ def batch_of(
     for b, row in enumerate(sequences):
         ids[b, : len(row.ids)] = torch.tensor(row.ids)
         attention[b, : len(row.ids)] = 1
-        completion[b, len(row.prompt.ids) : len(row.ids)] = 1
+        for learnt in (*row.answers, slice(len(row.prompt.ids), len(row.ids))):
+            completion[b, learnt] = 1
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
     for name in {name for row in sequences for name in row.prompt.alongside}:
         batch[name] = torch.tensor(

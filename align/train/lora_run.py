@@ -122,9 +122,12 @@ def train_lora(
         kept = reference_folder or folder / "reference"
         build = partial(_build_dpo, sampled=sampled) if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
+        if steps := getattr(settings, "snapshots", ()):
+            keep = partial(_save, trainer, model, digest=loaded.digest)
+            trainer.add_callback(trainers.Snapshots(f"{stage}.snapshots", steps, folder / "snapshots", keep, settings))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         final = folder / saved.kind(settings)
-        _save(trainer, model, final, loaded.digest)
+        _save(trainer, model, final, digest=loaded.digest)
     log = _log(trainer.state.log_history)
     return Trained(log=log, failures=failures, n_rows=len(measured), adapter=final, notes=notes)
 
@@ -249,6 +252,7 @@ def _build(trainer_class: Any, loaded: LoadedModel, settings: Train, *, args: An
         )
     except ValueError as error:
         raise UserError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
+    parts.keep_single(trainer.model)
     _check_placement(trainer.model, settings)
     trainer.rates = parts.rates(settings.parts)
     if settings.quantize != "none" or not trainer.is_deepspeed_enabled:  # which has float32 of its own
@@ -356,7 +360,7 @@ def _check_placement(model: Any, settings: Train) -> None:
         raise UserError(f"lora.target {lora.target!r} matches no module of this model")
 
 
-def _save(trainer: Any, base: Path, final: Path, digest: str) -> None:
+def _save(trainer: Any, base: Path, final: Path, *, digest: str) -> None:
     """Leave the adapter or the model in `final`; every process takes part, the first one writes.
 
     `digest`: of the base.

@@ -1,17 +1,17 @@
-"""The stages `dpo`, `steerlm`, `rejection` and `sft` as the runner sees them: one unit, one training, one adapter.
+"""The stages that train with TRL as the runner sees them: one unit, one training, one adapter.
 
 Out: `adapter/` (PEFT, safetensors), or `model/` where none was trained, `log.jsonl` with one line per optimizer step,
 
     {"step": 1, "learning_rate": 0.0003, "loss": 0.6931471824645996, "rewards/margins": 0.0, …}
 
-`failures.jsonl` with the rows that could not be trained on, and `card.md`.
+`failures.jsonl` with the rows that could not be trained on, `card.md`, and of `instruct` `snapshots/step-N/`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from align.context import Context
 from align.digest import file_sha256
 from align.models.digest import TEMPLATE_SHA256
+from align.models.merge import merge_adapter
 from align.settings import Train
 from align.train import checkpoints, ranks
 from align.train.card import adapter_card
@@ -50,8 +51,17 @@ class LoraWork:
         rows: Sequence[TrainRow],
         beside: Mapping[str, str] | None = None,
         sampled: Sampled | None = None,
+        start: tuple[Path | Callable[[Path], Path], str] | None = None,
+        left_out: Sequence[Failure] = (),
+        funnel: Mapping[str, int] | None = None,
+        merged: bool = False,
     ) -> None:
-        """`beside`: small text files that go with the adapter; `sampled`: what is known of DPO's reference."""
+        """`beside`: small text files that go with the adapter; `sampled`: what is known of DPO's reference.
+
+        `start`: another model than the recipe's to begin with, and its hash; a function builds it below `work`.
+        `left_out`: rows that failed before; `funnel`: what is told before the rows; `merged`: a whole model is left
+        beside an adapter, too.
+        """
         settings: Train = context.recipe.block(stage) or Train()
         check_options(settings, stage, method)
         self._stage = stage
@@ -61,8 +71,8 @@ class LoraWork:
         self._settings = settings
         self._sampled = sampled if settings.reference == "cache" else None
         self._seed = context.recipe.seed
-        self._model = context.model
-        self._model_sha256 = context.model_sha256
+        self._model, self._model_sha256 = start or (context.model, context.model_sha256)
+        self._left_out, self._before, self._merged = tuple(left_out), dict(funnel or {}), merged
 
     @cached_property
     def units(self) -> Sequence[Unit]:
@@ -80,6 +90,7 @@ class LoraWork:
                 **_beside_defaults(s, "parts", "batches", "order", "group_by_length", "quantize"),
                 **({} if dpo else _beside_defaults(s, "sharing", "batch_by")),
                 **({"sampled": file_sha256(self._sampled.path)} if self._sampled else {}),
+                **({"snapshots": list(kept)} if (kept := getattr(s, "snapshots", ())) else {}),
                 "seed": self._seed,
                 "template": TEMPLATE_SHA256,
             }
@@ -92,11 +103,12 @@ class LoraWork:
     def execute(self, pending: Sequence[Unit], done: Done, workspace: Path, progress: Progress) -> None:
         for unit in pending:
             folder = workspace / unit.key[:16]
+            model = self._model(workspace) if callable(self._model) else self._model
             training: dict[str, Any] = {
                 "method": self._method,
                 "stage": self._stage,
                 "rows": self._rows,
-                "model": self._model,
+                "model": model,
                 "settings": self._settings,
                 "seed": self._seed,
                 "folder": folder,
@@ -105,6 +117,8 @@ class LoraWork:
             }
             with ranks.together(**training):
                 made = train_lora(**training, progress=progress)
+            if self._merged and made.adapter.name == "adapter":
+                merge_adapter(model, made.adapter, folder / "model")
             line = {
                 "log": made.log,
                 "failures": [f.to_json() for f in made.failures],
@@ -123,9 +137,10 @@ class LoraWork:
             raise UserError(
                 f"{made}: is not the {name} that was trained; remove the folder of stage {self._stage} and run it again"
             )
-        failures = [Failure.from_json(row) for row in line["failures"]]
+        failures = [*self._left_out, *(Failure.from_json(row) for row in line["failures"])]
         reasons = Counter(f.reason.value for f in failures)
-        trained = len(self._rows) - len(failures)
+        given = len(self._rows) + len(self._left_out)
+        trained = given - len(failures)
         return Compiled(
             files={
                 name: made,
@@ -133,12 +148,15 @@ class LoraWork:
                 "failures.jsonl": failures,
                 "card.md": self._card(line["log"], trained, line["weights_sha256"], line.get("notes", {})),
                 **self._beside,
+                **({"model": made.with_name("model")} if self._merged else {}),
+                **({"snapshots": made.with_name("snapshots")} if getattr(self._settings, "snapshots", ()) else {}),
             },
-            units=len(self._rows),
+            units=given,
             outputs=trained,
             failures=len(failures),
             funnel={
-                "rows": len(self._rows),
+                **self._before,
+                "rows": given,
                 **{f"failed: {reason}": count for reason, count in sorted(reasons.items())},
                 "rows trained on": trained,
                 "optimizer steps": len(line["log"]),
@@ -153,7 +171,7 @@ class LoraWork:
             model_sha256=self._model_sha256,
             weights_sha256=weights_sha256,
             rows_sha256=rows_sha256(self._rows),
-            n_rows=len(self._rows),
+            n_rows=len(self._rows) + len(self._left_out),
             n_trained=trained,
             settings=self._settings,
             seed=self._seed,

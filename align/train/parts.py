@@ -63,6 +63,15 @@ def choose(model: Any, parts: Parts) -> None:
     """Let learn what is to learn whole, and nothing else."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(getattr(parts, part_of(name)) == "full")
+    keep_single(model)
+
+
+def keep_single(model: Any) -> None:
+    """A projector of one layer (`align.models.joined`) stays one: the identity behind it does not learn."""
+    if getattr(model.config, "projector_hidden_act", "") == "linear":
+        for name, parameter in model.named_parameters():
+            if part_of(name) == "projector" and ".linear_2." in name:
+                parameter.requires_grad_(False)
 
 
 def trained(model: Any) -> dict[Part, list[str]]:

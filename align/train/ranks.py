@@ -29,7 +29,7 @@ from typing import Any
 
 from annotate.errors import MmalignError, UserError
 
-TRAININGS = ("dpo", "steerlm", "rejection", "sft")
+TRAININGS = ("pretrain", "instruct", "dpo", "steerlm", "rejection", "sft")
 PART = 4 << 20
 """Bytes of one value in the store, which takes no more than 8 MiB."""
 LOOK_SECONDS = 0.2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl import DPOTrainer, SFTTrainer
 
+from align.settings import Train
 from align.train.batches import Batches
 from align.train.checkpoints import marker_of, seal
 from align.train.packing import share_prefixes
 from align.train.parts import split_groups
+from align.train.saved import kind
 from annotate.errors import UserError
 from annotate.stage import Progress
 
@@ -226,6 +228,26 @@ class Watch(TrainerCallback):
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         seal(checkpoint, marker_of(checkpoint))
+
+
+class Snapshots(TrainerCallback):
+    """Keeps copies of what is trained, `step-100/adapter` or `step-100/model`, after the steps that were asked for."""
+
+    def __init__(
+        self, key: str, steps: Sequence[int], folder: Path, keep: Callable[[Path], None], settings: Train
+    ) -> None:
+        """`key`: of the option, for messages; `keep`: writes what is trained to a folder, called on every process."""
+        self._key, self._steps, self._folder, self._keep, self._kind = key, set(steps), folder, keep, kind(settings)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if beyond := sorted(step for step in self._steps if step > state.max_steps):
+            raise UserError(f"{self._key}: step {beyond[0]} is beyond the last step, {state.max_steps}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self._steps:
+            made = self._folder / f"step-{state.global_step}" / self._kind
+            made.parent.mkdir(parents=True, exist_ok=True)
+            self._keep(made)
 
 
 def _assert_untrained_start(args: Any, logs: dict[str, Any], reference: Path | None) -> None:

@@ -162,17 +162,24 @@ def test_kills_at_random_moments_leave_the_files_of_a_quiet_run(tmp_path: Path) 
     recipe = small_run.teach_recipe(tmp_path, 40, pace=480)
     quiet = small_run.align("teach", recipe, "runs=quiet", "teach.requests_per_minute=null", cwd=tmp_path)
     assert quiet.returncode == 0, quiet.stderr
+    journal = tmp_path / "killed/small/teach/journal.jsonl"
+
+    def n_lines() -> int:
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
     draw = random.Random(1)
     progress = set()
     for _ in range(5):
         process = small_run.start("run", recipe, "runs=killed", cwd=tmp_path)
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()  # "teach: starts" or "goes on"
-        time.sleep(draw.uniform(0.0, 0.35))
+        wanted, patience = n_lines() + draw.randint(0, 2), time.monotonic() + 30
+        while n_lines() < wanted and time.monotonic() < patience:  # a busy machine needs its time
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        journal = tmp_path / "killed/small/teach/journal.jsonl"
-        progress.add(journal.read_bytes().count(b"\n") if journal.exists() else 0)
+        progress.add(n_lines())
     assert len(progress) >= 3 and max(progress) < 40, progress
     told = small_run.align("status", recipe, "runs=killed", cwd=tmp_path).stdout
     assert f"unfinished        -       -        -        -  {max(progress)} of 40 units" in told

@@ -136,6 +136,15 @@ VERBS = {
         takes="own",
         examples=("align preview data/mixes/mlan_v -n 12 --seed 3",),
     ),
+    "tokens": Verb(
+        help="what training on a file of rows costs: tokens of the language model, images included, and operations",
+        run="align.commands.tokens:run",
+        takes="own",
+        examples=(
+            "align tokens data/mixes/mlan data/mixes/mlan_v --model llava-1.5-7b-hf --image-root data/images",
+            "align tokens rows.jsonl --model llava-1.5-7b-hf --language lora --json",
+        ),
+    ),
     "analyse": Verb(
         help="the papers' figures and tables of finished runs: grid, correlation, scaling, checkpoints, capabilities",
         run="align.commands.analyse:run",
@@ -168,7 +177,7 @@ VERBS = {
 }
 
 
-_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix")
+_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix", "tokens")
 """Verbs that put what they made in its place at the end, when no Ctrl-C is heard any more."""
 
 

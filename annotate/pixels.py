@@ -65,6 +65,17 @@ def rgb(source: Path | BinaryIO, *, max_pixels: int | None = None) -> Picture:
         return _drawn(image)
 
 
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of what `rgb` gives for a file, told from its header: no pixel is decoded.
+
+    Raises as `rgb` does for a file that is not there, or no image by its header; what is broken behind it is not seen.
+    """
+    with quiet(), opened(path, decode=False) as image:
+        turned = _UPRIGHT.get(1 if image.format == "PNG" and _unmarked(path.read_bytes()) else _orientation(image))
+        swapped = turned in (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
+        return (image.height, image.width) if swapped else image.size
+
+
 def is_sent_as_it_is(data: bytes) -> bool:
     """Whether everybody sees the same in the bytes of a file, told from its header; also where they are no image at
     all, which is left to the annotator to refuse.
@@ -108,11 +119,13 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def opened(source: Path | BinaryIO, *, max_pixels: int | None = None, checksums: bool = False) -> Iterator[Picture]:
+def opened(
+    source: Path | BinaryIO, *, max_pixels: int | None = None, checksums: bool = False, decode: bool = True
+) -> Iterator[Picture]:
     """An image whose first frame is decoded, of sane size; `UnreadableImage` for whatever goes wrong on the way.
 
     The size is read from the header, before any pixel is. With `checksums`, those of a PNG are compared, which decoding
-    it does not do.
+    it does not do; without `decode`, the header is all that is read.
     """
     try:
         if checksums:
@@ -121,7 +134,8 @@ def opened(source: Path | BinaryIO, *, max_pixels: int | None = None, checksums:
         with Pillow.open(source, formats=FORMATS) as image:
             if (fault := _unfit(image, max_pixels)) is not None:
                 raise UnreadableImage(fault)
-            image.load()
+            if decode:
+                image.load()
             yield image
     except Pillow.DecompressionBombError:
         limit = "Pillow ever opens" if max_pixels is None else f"prompts.max_image_pixels ({max_pixels})"
@@ -203,7 +217,11 @@ def _is_plain(image: Picture, data: bytes) -> bool:
     if image.format != "MPO" and getattr(image, "is_animated", False):
         return False
     if image.format == "PNG":  # asked for its EXIF, a PNG would be decoded whole: it may stand behind the pixels
-        marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-        if not any(mark in data for mark in marks):
+        if _unmarked(data):
             return True
     return _orientation(image) not in _UPRIGHT
+
+
+def _unmarked(data: bytes) -> bool:
+    """Whether a PNG says nothing of how it is to be turned."""
+    return not any(mark in data for mark in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))

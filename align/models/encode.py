@@ -119,6 +119,10 @@ class Encoder:
             {name: value for name, value in rest.items() if tuple(value.shape) != shape},
         )
 
+    def image(self, path: Path) -> Encoded:
+        """One image alone, as the processor makes it; not remembered."""
+        return self._process(getattr(self.processor, "image_token", IMAGE_PLACEHOLDER), [path])
+
     def completion(self, turns: Sequence[Turn], completion: str) -> list[int]:
         """The ids after the prompt's: tokenised in context, since some tokenizers write a first word differently
         when it stands alone (Llama's adds a space).

@@ -95,16 +95,16 @@ def within(measure: Measure, category: str, name: str = "") -> Measure:
 
 def total(name: str, parts: Sequence[Measure], *, times: float = 1.0) -> Measure:
     """The sum of other measures, each over its own outcomes."""
-    return _of_measures(name, parts, lambda values: times * values.sum(axis=1))
+    return made_of(name, parts, lambda values: times * values.sum(axis=1))
 
 
 def spread(name: str, parts: Sequence[Measure]) -> Measure:
     """The standard deviation between other measures, such as one measure in each run of a judge."""
-    return _of_measures(name, parts, lambda values: values.std(axis=1, ddof=1))
+    return made_of(name, parts, lambda values: values.std(axis=1, ddof=1))
 
 
-def _of_measures(name: str, parts: Sequence[Measure], fold: Callable[[Floats], Floats]) -> Measure:
-    """`fold` takes the parts' values, (draws, parts), and returns (draws,)."""
+def made_of(name: str, parts: Sequence[Measure], fold: Callable[[Floats], Floats]) -> Measure:
+    """A number made of other measures: `fold` takes the parts' values, (draws, parts), and returns (draws,)."""
     columns: list[Callable[[Outcome], float]] = []
     for part in parts:
         counted = part.columns if part.combine else (*part.columns, lambda o: 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 from align.console import Bar, Console
 from annotate.errors import UserError
 
-KINDS = ("table", "correlation", "scaling", "trajectory", "capabilities", "diversity")
+KINDS = ("table", "correlation", "scaling", "trajectory", "capabilities", "diversity", "paper")
 EPILOG = """\
 table         models by suites, with differences to the VLM and the backbone of the same run (a dash: no such run)
 correlation   two benchmarks over all models: R2, Pearson's r with interval, p, n; RUNs, or one CSV of scores
@@ -18,6 +18,7 @@ scaling       score against the rows that were trained on, over the points of a 
 trajectory    scores of checkpoints, in the order given or by --steps
 capabilities  one suite by what its questions ask for
 diversity     of training files: how alike questions about images, of language alone, and of both kinds are
+paper         all tables and figures of a paper by its LAYOUT.yaml (recipes/*/paper.yaml), of the runs below --runs
 
 A RUN is the folder of a finished run (runs/<name>) or its recipe; of a sweep, its folder. For diversity it is a folder
 of align mix or a file of any format of align convert.
@@ -30,13 +31,17 @@ examples:
   align analyse trajectory runs/step-100 runs/step-200 --models dpo --steps 100 200
   align analyse capabilities runs/mine --suite mt_bench
   align analyse diversity data/mixes/mlan_v --out analyses
-  align analyse diversity llava_instruct.json alpaca.jsonl --embedder models/all-MiniLM-L6-v2"""
+  align analyse diversity llava_instruct.json alpaca.jsonl --embedder models/all-MiniLM-L6-v2
+  align analyse paper recipes/sight_beyond_text/paper.yaml --out analyses"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=KINDS, metavar="WHAT", help=", ".join(KINDS))
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="finished runs; or one *.csv (correlation), files (diversity)"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="finished runs; or one *.csv (correlation), files (diversity), a layout (paper)",
     )
     parser.add_argument("--x", metavar="SUITE", help="correlation: the one score")
     parser.add_argument("--y", metavar="SUITE", help="correlation: the other")
@@ -46,6 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="scaling, trajectory: which models")
     parser.add_argument(
         "--steps", nargs="+", type=float, default=[], metavar="N", help="trajectory: where each run stands"
+    )
+    parser.add_argument(
+        "--runs", dest="below", default="runs", metavar="DIR", help="paper: where runs lie (default: runs)"
     )
     parser.add_argument(
         "--folder", metavar="BENCH", help="benchmark files, for runs that do not say what belongs together"
@@ -72,9 +80,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Read, compute, show; raises `UserError` for what is not there."""
-    from align.report.analyses import render_page, render_text
     from align.report.folder import check_folder, write_files
 
+    if options.what == "paper":
+        from align.report.paper import render_page, render_text
+    else:
+        from align.report.analyses import render_page, render_text
     out = Path(options.out) if options.out else None
     if options.seed < 0:
         raise UserError(f"--seed: {options.seed}; expected 0 or more")
@@ -117,6 +128,8 @@ def _diversity(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 def _found(options: argparse.Namespace) -> dict[str, Any]:
     from align.analyses import scores
 
+    if options.what == "paper":
+        return _paper(options)
     if options.what == "correlation" and not (options.x and options.y):
         raise UserError("align analyse correlation: say which scores, --x SUITE --y SUITE")
     if options.what == "capabilities" and not options.suite:
@@ -139,3 +152,12 @@ def _found(options: argparse.Namespace) -> dict[str, Any]:
     if options.what == "trajectory":
         return scores.trajectory(runs, suites, options.models, options.steps)
     return scores.grid(runs, suites, seed=options.seed)
+
+
+def _paper(options: argparse.Namespace) -> dict[str, Any]:
+    from align.analyses.layout import read_layout
+    from align.analyses.paper import make_paper
+
+    if len(options.runs) != 1:
+        raise UserError("align analyse paper: takes one layout (*.yaml); where runs lie is said with --runs DIR")
+    return make_paper(read_layout(Path(options.runs[0])), Path(options.below))

@@ -1,0 +1,432 @@
+"""`align analyse paper`: tables and figures in a paper's layout, of recorded runs and of results from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluated import SHA, write_run
+
+from align.analyses.layout import read_layout
+from align.analyses.printed import Number, number_of
+from align.cli import main
+from align.report.paper import render_page, render_text
+from annotate.errors import UserError
+
+LAYOUT = """
+paper: A Paper (arXiv:0000.00000)
+columns:
+  text: {label: Text, suite: text_instructions, times: 100}
+  pope: {label: POPE, under: Vision, suite: pope, times: 100}
+  f1: {label: F1, under: Vision, suite: pope, measure: f1, times: 100}
+  both: {label: Avg., mean_of: [text, pope]}
+  noisy: {label: Noisy, suite: text_noisy_image, times: 100, drop_from: text}
+rows:
+  base: {label: LM, group: base, run: mine, model: backbone}
+  tuned: {label: MM-ft, group: base, run: mine, minus: base}
+  other: {label: MM-lora, group: aligned, run: theirs, minus: tuned}
+  never: {label: MM-none, group: aligned, run: never-made, minus: base}
+tables:
+  table_1:
+    title: Table 1
+    columns: [text, pope, both, noisy]
+    rows: [base, tuned, other, never]
+    reference: {base: [45.8, null, null, null], tuned: [65.4, 80.0, null, 60.0], never: [88.0, 1.0, 2.0, 3.0]}
+    printed: {tuned: [19.6, null, null, -9.3], never: [42.1, null, null, null]}
+    notes: [Only a trial.]
+"""
+ANSWERS = {
+    "text_instructions": {"backbone": "1111100000", "vlm": "1111111110"},
+    "text_noisy_image": {"vlm": "1110000000"},
+    "pope": {"vlm": "1111111100"},
+}
+OTHER = {
+    "text_instructions": {"vlm": "1111111000"},
+    "text_noisy_image": {"vlm": "1111111000"},
+    "pope": {"vlm": "11111?????"},
+}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    write_run(tmp_path / "runs/mine", ANSWERS, category="random popular")
+    write_run(tmp_path / "runs/theirs", OTHER, category="random popular")
+    return tmp_path / "runs"
+
+
+def made(capsys: pytest.CaptureFixture[str], layout: str, runs: Path, *more: object) -> dict[str, Any]:
+    (runs / "paper.yaml").write_text(layout, encoding="utf-8")
+    assert main(["analyse", "paper", str(runs / "paper.yaml"), "--runs", str(runs), "--json", *map(str, more)]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], layout: str, runs: Path) -> str:
+    (runs / "paper.yaml").write_text(layout, encoding="utf-8")
+    assert main(["analyse", "paper", str(runs / "paper.yaml"), "--runs", str(runs)]) == 2
+    return capsys.readouterr().err
+
+
+def cells(found: dict[str, Any], row: str, part: int = 0) -> dict[str, Any]:
+    return next(r["cells"] for r in found["parts"][part]["rows"] if r["key"] == row)
+
+
+def numbers(found: Any) -> Iterator[dict[str, Any]]:
+    """Every number of every cell, wherever it stands."""
+    if isinstance(found, dict):
+        if found.get("number"):
+            yield found["number"]
+        for inner in found.values():
+            yield from numbers(inner)
+    elif isinstance(found, list):
+        for inner in found:
+            yield from numbers(inner)
+
+
+# -------------------------------------------------------------------------------------------------------------- cells
+
+
+def test_numbers_differences_and_dashes(runs, capsys):
+    found = made(capsys, LAYOUT, runs)
+    tuned = cells(found, "tuned")
+    assert (tuned["text"]["number"]["value"], tuned["text"]["number"]["n"]) == (90.0, 10)
+    delta = tuned["text"]["delta"]
+    assert (delta["to"], round(delta["mean"], 9), delta["n"], delta["paired"]) == ("base", 40.0, 10, True)
+    assert delta["p"] == 0.125  # four questions won, none lost: 2 / 2^4
+    assert delta["low"] < 40 < delta["high"]
+    # across runs the same questions are joined
+    other = cells(found, "other")["text"]["delta"]
+    assert (round(other["mean"], 9), other["n"], other["paired"]) == (-20.0, 10, True)
+    # a language model sees no image, half of the answers cannot be read, a run was never made: dashes, with reasons
+    assert cells(found, "base")["pope"]["why"] == "mine: backbone was not asked pope"
+    assert "too many answers of vlm to pope have no score (5)" in cells(found, "other")["pope"]["why"]
+    assert all(cell["number"] is None for cell in cells(found, "never").values())
+    assert cells(found, "never")["text"]["why"].startswith("no run ")
+
+
+def test_a_mean_is_over_the_questions_of_all_its_parts(runs, capsys):
+    found = made(capsys, LAYOUT, runs)
+    both = cells(found, "tuned")["both"]["number"]
+    assert (round(both["value"], 9), both["n"]) == (85.0, 20)  # of 90 and 80
+    text, pope = (cells(found, "tuned")[name]["number"] for name in ("text", "pope"))
+    widest = max(n["high"] - n["low"] for n in (text, pope))
+    assert 0 < both["high"] - both["low"] < widest  # two samples err less than one
+    assert cells(found, "other")["both"]["why"] == cells(found, "other")["pope"]["why"]  # lacks what a part lacks
+
+
+def test_nine_sets_and_not_two_averages(runs, capsys):
+    """Halves of a set weigh half: MLAN's overall average (Table 1; Appendix C.1)."""
+    layout = LAYOUT.replace(
+        "  noisy:",
+        "  half_1: {suite: pope, measure: f1, times: 100}\n  half_2: {suite: text_noisy_image, times: 100}\n"
+        "  halves: {mean_of: [half_1, half_2]}\n  overall: {mean_of: [text, pope, halves]}\n  noisy:",
+    ).replace("[text, pope, both, noisy]", "[half_1, half_2, halves, overall]")
+    layout = re.sub(r"    (reference|printed):.*\n", "", layout)
+    row = cells(made(capsys, layout, runs), "tuned")
+    value = {name: cell["number"]["value"] for name, cell in row.items()}
+    assert value["half_2"] == 30.0 and value["halves"] == pytest.approx((value["half_1"] + 30) / 2)
+    assert value["overall"] == pytest.approx((90 + 80 + value["halves"]) / 3)
+
+
+def test_a_drop_is_told_in_per_cent(runs, capsys):
+    drop = cells(made(capsys, LAYOUT, runs), "tuned")["noisy"]["drop"]
+    assert round(drop["mean"], 6) == round(100 * (30 / 90 - 1), 6)
+    assert drop["to"] == "text" and drop["low"] < drop["mean"] < drop["high"] <= 0
+
+
+# ------------------------------------------------------------------------------------------------- no number by itself
+
+WHOLE = {"run": "r", "sha256": "ab", "model": "vlm", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+
+
+@pytest.mark.parametrize("gone", ["run", "sha256", "model", "value", "low", "high", "n"])
+def test_a_number_without_run_n_or_interval_is_none(gone):
+    nothing = {"run": "", "sha256": "", "model": "", "n": 0}.get(gone, float("nan"))
+    with pytest.raises(ValueError, match=f"a number without {gone} is not printed"):
+        Number(**{**WHOLE, gone: nothing})
+    with pytest.raises(ValueError, match=f"a number without .*{gone}.* is not printed"):
+        number_of({name: value for name, value in WHOLE.items() if name != gone})
+
+
+def test_bounds_hold_the_number_and_a_sample_is_never_certain():
+    with pytest.raises(ValueError, match="outside of its bounds"):
+        Number(**{**WHOLE, "value": 0.7})
+    with pytest.raises(ValueError, match="a sample has bounds with a width"):
+        Number(**{**WHOLE, "low": 0.5, "high": 0.5})
+
+
+@pytest.mark.parametrize("gone", ["run", "low", "n"])
+def test_no_page_is_drawn_of_json_with_a_bare_number(runs, capsys, gone):
+    found = made(capsys, LAYOUT, runs)
+    del cells(found, "tuned")["text"]["number"][gone]
+    for render in (render_text, render_page):
+        with pytest.raises(ValueError, match=f"a number without {gone} is not printed"):
+            render(found)
+
+
+def test_every_number_on_the_page_says_where_it_is_from(runs, tmp_path, capsys):
+    found = made(capsys, LAYOUT, runs, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out/paper.json").read_text())["parts"] == found["parts"]
+    page = (tmp_path / "out/paper.html").read_text(encoding="utf-8")
+    printed = re.findall(r'<td title="([^"]*)"><b>([^<]+)</b>', page)
+    assert len(printed) == len(list(numbers(found))) == 7
+    for title, value in printed:
+        assert re.match(r"run (mine|theirs) \(e{12}\), model \w+; 95% interval \[", title), title
+        assert "n=" in title and re.fullmatch(r"\d+\.\d", value)
+    # beside these only dashes stand in the table; the paper's numbers have their own, with its name over it
+    ours, _, reference = page.partition("<h4>")
+    body = ours.partition("<tbody>")[2]
+    bare = [cell for cell in re.findall(r"<td[^>]*>([^<]*)</td>", body) if cell != "–"]
+    assert bare == []
+    assert reference.startswith("the paper&#x27;s own numbers, for reference: A Paper (arXiv:0000.00000)")
+    assert "<td>65.4 (+19.6)</td>" in reference and "65.4" not in ours
+
+
+# ------------------------------------------------------------------------------------------------- the paper's numbers
+
+
+def test_reference_numbers_stay_apart_and_their_differences_are_taken_again(runs, capsys):
+    part = made(capsys, LAYOUT, runs)["parts"][0]
+    assert [row["key"] for row in part["reference"]["rows"]] == ["base", "tuned", "never"]
+    tuned = part["reference"]["rows"][1]
+    assert tuned["values"] == [65.4, 80.0, None, 60.0]
+    assert [None if d is None else round(d, 1) for d in tuned["deltas"]] == [19.6, None, None, -8.3]
+    # 19.6 is what the numbers give; 42.1 is within rounding of 42.2; −9.3% is not
+    assert part["contradictions"] == ["MM-ft, Noisy: the paper prints −9.3%, its numbers give −8.3%"]
+    # the same cells with and without them
+    without = made(capsys, re.sub(r"    (reference|printed):.*\n", "", LAYOUT), runs)["parts"][0]
+    assert without["rows"] == part["rows"] and without["reference"] is None
+
+
+def test_the_terminal_shows_them_below(runs, capsys):
+    (runs / "paper.yaml").write_text(LAYOUT, encoding="utf-8")
+    assert main(["analyse", "paper", str(runs / "paper.yaml"), "--runs", str(runs)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "Table 1"
+    assert "MM-ft 90.0 (+40.0) 80.0 85.0 30.0 (−66.7%) mine vlm" in lines
+    assert "MM-none – – – –" in lines and lines.index("[base]") < lines.index("[aligned]")
+    assert "4 of 16 cells have no run behind them" in lines
+    at = lines.index("the paper's own numbers, for reference: A Paper (arXiv:0000.00000)")
+    assert "MM-ft 65.4 (+19.6) 80.0 – 60.0 (−8.3%)" in lines[at:]
+
+
+# -------------------------------------------------------------------------------------------------------------- layout
+
+
+def test_typos_are_refused_with_their_lines(runs, capsys):
+    broken = (
+        LAYOUT.replace("suite: pope, times", "suite: pop, times")
+        .replace("mean_of: [text, pope]", "mean_of: [text, pop]")
+        .replace("minus: tuned", "minus: tunde")
+        .replace("65.4, 80.0, null, 60.0", "65.4, 80.0")
+        .replace("{label: LM,", "{label: LM, scores: [a.json],")
+    )
+    said = refused(capsys, broken, runs)
+    path = f"{runs / 'paper.yaml'}"
+    for line in (
+        f"{path}:5  columns.pope.suite: no suite 'pop'; did you mean 'pope'?",
+        f"{path}:7  columns.both.mean_of: no column 'pop'; did you mean 'pope'?",
+        f"{path}:10  rows.base: has run and scores; one of run, results, scores",
+        f"{path}:12  rows.other.minus: no row 'tunde'; did you mean 'tuned'?",
+        f"{path}:19  tables.table_1.reference.tuned: 2 numbers for 4 columns; null where the paper has none",
+    ):
+        assert line in said
+    said = refused(capsys, LAYOUT.replace("    title:", "    titel:"), runs)
+    assert f"{path}:16  tables.table_1.titel: unknown key; did you mean 'title'?" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("mean_of: [text, pope]", "mean_of: [both]", "columns.both.mean_of: is a mean of itself"),
+        ("mean_of: [text, pope]", "mean_of: [text, pope], times: 2", "a mean is of numbers on one scale"),
+        ("suite: text_instructions", "label2: x, suite: text_instructions", "columns.text.label2: unknown key"),
+        ("run: never-made", "model: vlm", "rows.never: says nothing of where its numbers are recorded"),
+        ("model: backbone", 'model: "*step"', "a star stands at the end"),
+        ("    title: Table 1", "    title: Table 1\n    draw: bars", "a table draws nothing; put it below figures"),
+        ("[base, tuned, other, never]", "[base, tuned, other, nevr]", "no row 'nevr'; did you mean 'never'?"),
+        ("tables:", "figures:", "a figure says what is drawn: draw"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, old, new, what):
+    path = tmp_path / "paper.yaml"
+    path.write_text(LAYOUT.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_layout(path)
+    assert what in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+FIGURES = """
+columns:
+  text: {label: Text, suite: text_instructions, times: 100}
+  pope: {label: POPE, suite: pope, times: 100}
+rows:
+  before: {label: LM, run: long, model: backbone, series: LLaMA2, at: 0}
+  checkpoints: {label: MM-ft, run: long, model: step-*, series: LLaMA2, minus: before}
+  after: {label: MM-ft, run: long, series: LLaMA2, at_end: true}
+figures:
+  bars: {draw: bars, dashed: before, columns: [text, pope], rows: [before, after]}
+  curve: {draw: curve, over: steps, columns: [text], rows: [before, checkpoints, after]}
+  scatter: {draw: correlation, columns: [text, pope], x: [text], y: [pope], rows: [checkpoints, after]}
+  similar: {draw: histogram, file: diversity.json}
+"""
+
+
+def test_figures_of_bars_checkpoints_and_correlations(tmp_path, capsys):
+    marks = {"vlm": "1111110000", "step-20": "1111111100", "step-3": "1111000000"}
+    weights = SHA | {"step-3": "33" * 32, "step-20": "20" * 32}
+    answers = {"text_instructions": {"backbone": "1100000000", **marks}, "pope": marks}
+    run = write_run(tmp_path / "long", answers, weights=weights)
+    (run / "instruct").mkdir()
+    (run / "instruct/log.jsonl").write_text('{"step": 20, "loss": 1.0}\n{"step": 30, "loss": 0.5}\n')
+    found = made(capsys, FIGURES, tmp_path, "--out", tmp_path / "out")
+    curve = found["parts"][1]
+    assert [(row["label"], row["at"]) for row in curve["rows"]] == [
+        ("LM", 0), ("MM-ft, 3", 3), ("MM-ft, 20", 20), ("MM-ft", 30),
+    ]  # fmt: skip
+    (best,) = curve["best"]
+    assert (best["series"], best["at"], best["of"], best["number"]["value"]) == ("LLaMA2", 20, 4, 80.0)
+    panel = found["parts"][2]["correlations"]["panels"][0]
+    assert (panel["n"], panel["r2"]) == (3, pytest.approx(1.0)) and panel["rows"][0] == "checkpoints 3"
+    page = (tmp_path / "out/paper.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3 and "diversity.json: run `align analyse diversity`" in page
+    assert "best of 4 points of LLaMA2 on Text: 20 (80.0)" in page
+
+
+def test_checkpoints_that_were_not_evaluated_are_a_dash(runs, capsys):
+    part = made(capsys, FIGURES.replace("run: long", "run: mine"), runs)["parts"][1]
+    assert [row["key"] for row in part["rows"]] == ["before", "checkpoints", "after"]
+    assert "no model 'step-*' was evaluated" in part["rows"][1]["cells"]["text"]["why"]
+    assert part["rows"][2]["at"] is None  # no log says where it ended
+
+
+# ----------------------------------------------------------------------------------------------- results from elsewhere
+
+API = """
+paper: Sight Beyond Text
+columns:
+  ethics: {suite: ethics, times: 100}
+  bleu: {suite: truthfulqa_gen, measure: bleu_acc, times: 100}
+  pope: {suite: pope, times: 100}
+rows:
+  text: {label: GPT-4-turbo, results: api/text}
+  vision: {label: GPT-4V-turbo, results: api/vision, minus: text}
+  scored: {label: GPT-4o, scores: [api/pope.json], minus: text}
+tables:
+  table_2: {columns: [ethics, bleu, pope], rows: [text, vision, scored]}
+"""
+PARTS = ("ethics_cm", "ethics_deontology", "ethics_justice", "ethics_utilitarianism", "ethics_virtue")
+
+
+def lm_eval_folder(folder: Path, acc: str, bleu: str, *, samples: bool = True, errors: bool = True) -> Path:
+    """As lm_eval 0.4 writes it below --output_path: one mark per question, the same for each part of Ethics."""
+    folder = folder / "gpt"
+    folder.mkdir(parents=True)
+    marks = dict.fromkeys(PARTS, ("acc", acc)) | {"truthfulqa_gen": ("bleu_acc", bleu)}
+    results, counts = {}, {}
+    for task, (metric, row) in marks.items():
+        share = row.count("1") / len(row)
+        se = (share * (1 - share) / (len(row) - 1)) ** 0.5
+        results[task] = {"alias": task, f"{metric},none": share, f"{metric}_stderr,none": se if errors else "N/A"}
+        counts[task] = {"original": len(row), "effective": len(row)}
+        lines = [
+            {
+                "doc_id": i,
+                "filter": "none",
+                "metrics": [metric],
+                "doc_hash": f"{task} {i:03}" + 64 * "0",
+                metric: int(m),
+            }
+            for i, m in enumerate(row)
+        ]
+        if samples:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / f"samples_{task}_2026-01-01T00-00-00.jsonl").write_text(text)
+    found = {"results": results, "n-samples": counts, "model_name": "gpt-4-turbo"}
+    path = folder / "results_2026-01-01T00-00-00.json"
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_rows_of_lm_evals_own_files(tmp_path, capsys):
+    lm_eval_folder(tmp_path / "api/text", "1111111000", "11110000")
+    lm_eval_folder(tmp_path / "api/vision", "1111111110", "11100000")
+    scored = {"benchmark": "pope", "metrics": [
+        {"name": "accuracy", "value": 0.8, "low": 0.7, "high": 0.9, "n": 60, "n_failed": 1},
+    ], "warnings": []}  # fmt: skip
+    (tmp_path / "api/pope.json").write_text(json.dumps(scored))
+    found = made(capsys, API, tmp_path)
+    ethics = cells(found, "vision")["ethics"]
+    assert (round(ethics["number"]["value"], 9), ethics["number"]["n"]) == (90.0, 50)  # the mean of five parts
+    assert re.fullmatch(r"[0-9a-f]{64}", ethics["number"]["sha256"]) and ethics["number"]["model"] == "gpt-4-turbo"
+    # joined question by question: two of ten in each of five parts are won
+    assert (round(ethics["delta"]["mean"], 9), ethics["delta"]["n"], ethics["delta"]["paired"]) == (20.0, 50, True)
+    assert round(cells(found, "vision")["bleu"]["delta"]["mean"], 9) == -12.5
+    pope = cells(found, "scored")["pope"]["number"]
+    assert (pope["value"], pope["low"], pope["n"], pope["n_failed"]) == (80.0, 70.0, 60, 1)
+    assert "not scored on ethics" in cells(found, "scored")["ethics"]["why"]
+    assert "lm-eval has no pope" in cells(found, "text")["pope"]["why"]
+
+
+def test_without_samples_lm_evals_standard_errors_are_the_interval(tmp_path, capsys):
+    lm_eval_folder(tmp_path / "api/text", "1111111000", "11110000", samples=False)
+    lm_eval_folder(tmp_path / "api/vision", "1111111110", "11100000", samples=False)
+    cell = cells(made(capsys, API, tmp_path), "vision")["bleu"]
+    assert round(cell["number"]["high"] - cell["number"]["value"], 3) == round(
+        100 * 1.959964 * (0.375 * 0.625 / 7) ** 0.5, 3
+    )
+    assert cell["delta"]["paired"] is False and cell["delta"]["low"] < -12.5 < cell["delta"]["high"]
+
+
+def test_results_without_n_or_interval_are_refused(tmp_path, capsys):
+    path = lm_eval_folder(tmp_path / "api/text", "1111111000", "11110000", samples=False, errors=False)
+    said = refused(capsys, API, tmp_path)
+    assert f"{path}: ethics_cm: acc,none has no standard error: no number is printed without n and interval" in said
+    found = json.loads(path.read_text())
+    del found["n-samples"]
+    path.write_text(json.dumps(found))
+    assert "no n (n-samples)" in refused(capsys, API, tmp_path)
+    bare = {"benchmark": "pope", "metrics": [{"name": "accuracy", "value": 0.8, "n": 60, "n_failed": 0}]}
+    (tmp_path / "api/pope.json").write_text(json.dumps(bare))
+    only = API.replace("rows: [text, vision, scored]", "rows: [scored]").replace(", minus: text", "")
+    assert "pope.json: accuracy has no low, no high: no number is printed" in refused(capsys, only, tmp_path)
+
+
+def test_samples_of_another_call_are_refused(tmp_path, capsys):
+    path = lm_eval_folder(tmp_path / "api/text", "1111111000", "11110000")
+    sample = path.with_name("samples_ethics_cm_2026-01-01T00-00-00.jsonl")
+    sample.write_text(sample.read_text().replace('"acc": 1', '"acc": 0', 1))
+    assert "its mean acc is 0.600000, but results_2026-01-01T00-00-00.json says 0.700000" in refused(
+        capsys, API, tmp_path
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- counts
+
+
+def test_tokens_are_counts_and_their_differences_per_cent(tmp_path, capsys):
+    """MLAN, Table 2: 14,939,955 tokens are 47.76% more than 10,110,681."""
+    layout = """
+columns: {tokens: {label: Tokens, count: tokens}}
+rows:
+  mlan: {run: mlan}
+  mlan_v: {run: mlan_v, minus: mlan}
+  llava: {run: llava, minus: mlan}
+tables: {table_2: {columns: [tokens], rows: [mlan, mlan_v, llava]}}
+"""
+    for name, tokens in (("mlan", 10_110_681), ("mlan_v", 14_939_955), ("llava", None)):
+        run = write_run(tmp_path / name, {"pope": {"vlm": "10"}})
+        if tokens:
+            (run / "instruct").mkdir()
+            (run / "instruct/tokens.json").write_text(json.dumps({"rows": 80_000, "lm": tokens}))
+    found = made(capsys, layout, tmp_path)
+    cell = cells(found, "mlan_v")["tokens"]
+    assert (cell["number"]["value"], cell["number"]["n"], cell["number"]["exact"]) == (14_939_955, 80_000, True)
+    assert round(cell["delta"]["mean"], 2) == 47.76
+    assert cells(found, "llava")["tokens"]["why"] == "llava: no instruct/tokens.json"
+    assert "14,939,955 (+47.76%)" in render_text(found)

@@ -148,6 +148,7 @@ def _said(part: Found) -> Iterator[str]:
                 said = f"R2 {p['r2']:.3f}{bounds}, {p_text(p['p'])}, n={p['n']}"
                 yield f"{labels[p['y']]} against {labels[p['x']]}: {said}"
     if part.get("diversity"):
+        yield diversity.embedder_line(part["diversity"])
         yield from diversity.said(part["diversity"])
         yield f"file {part['file']} ({part['sha256'][:12]})"
     yield from part["notes"]

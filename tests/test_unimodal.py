@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -250,3 +254,115 @@ def test_only_a_recipe_that_asks_for_an_order_has_another_key(model: Path, tmp_p
 
     assert key(Train()) == key(Train(order="random"))
     assert len({key(Train(batches="unimodal", order=o)) for o in ("random", "language_first", "vision_first")}) == 3
+
+
+# -------------------------------------------------------------------------------------------------------- two processes
+
+TOGETHER = """
+import json, os, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from test_unimodal import MIXED, STEPS, questions, train
+model, out, names = Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
+for number, (options, (with_images, of_text, answers)) in enumerate(STEPS[name] for name in names):
+    rows = questions(out / "images", 2 * with_images, 2 * of_text, answers)
+    train(model, rows, out / str(number), **options)
+
+seen, towers = [], []
+def note(module, given):
+    if isinstance(module, torch.nn.Embedding) and given[0].dtype == torch.long and module.num_embeddings > 300:
+        seen.append(given[0].tolist())
+    towers.extend([len(seen)] * (type(module).__name__ == "CLIPVisionModel"))
+torch.nn.modules.module.register_module_forward_pre_hook(note)
+train(model, questions(out / "images", 9, 6), out / "mixed", order="random", **MIXED)
+(out / f"seen-{os.environ['RANK']}.json").write_text(json.dumps({"seen": seen, "towers": towers}))
+"""
+MIXED: dict[str, Any] = {
+    "batches": "unimodal",
+    "parts": WHOLE,
+    "trl": {"gradient_accumulation_steps": 3, "num_train_epochs": 2},
+}
+
+
+def two_processes(config: str, script: Path, *arguments: object) -> None:
+    launch = ["--config_file", HERE.parent / "recipes/accelerate" / config, "--num_processes", 2, script, HERE]
+    ended = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *map(str, [*launch, *arguments])],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_projector_in_steps_of_text_and_never_mix(model: Path, tmp_path: Path) -> None:
+    """DDP; then 9 rows with images and 6 of text, three batches a step, two epochs: what each process was shown."""
+    (tmp_path / "train.py").write_text(TOGETHER)
+    names = ("full, accumulated", "lora, accumulated and clipped", "lora, checkpointing")
+    two_processes("ddp.yaml", tmp_path / "train.py", model, tmp_path, *names)
+    for number in range(len(names)):
+        out = tmp_path / str(number)
+        assert_only_language_learnt(out / "checkpoint-2", out / "checkpoint-4")
+
+    image = json.loads((model / "config.json").read_text())["image_token_index"]
+    noted = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
+    shown: list[list[set[bool]]] = []
+    for process in noted:
+        shown.append([{image in ids for ids in batch} for batch in process["seen"]])
+        with_images = [n + 1 for n, kinds in enumerate(shown[-1]) if kinds == {True}]
+        assert sorted(process["towers"]) == with_images  # and never for text
+    rehearsed, *batches = zip(*shown, strict=True)  # as many on both
+    assert rehearsed == ({True}, {True})
+    assert len(batches) == 2 * (3 + 2)
+    assert all(kinds in (({True}, {True}), ({False}, {False})) for kinds in batches)
+    rows = Counter(str([t for t in ids if t]) for process in noted for batch in process["seen"][1:] for ids in batch)
+    assert len(rows) == 15
+    assert set(rows.values()) == {2}
+
+
+SPREAD = """
+import os, shutil, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from test_unimodal import WHOLE, questions, train
+model, out = Path(sys.argv[2]), Path(sys.argv[3])
+rows = questions(out / "images", 8, 8)
+train(model, rows, out / "vision_first", parts=WHOLE)
+train(model, rows, out / "uncut", parts=WHOLE, order="language_first")
+if os.environ["RANK"] == "0":
+    shutil.copytree(out / "uncut", out / "cut", ignore=shutil.ignore_patterns("checkpoint-4*", "model"))
+torch.distributed.barrier()
+told = []
+train(model, rows, out / "cut", parts=WHOLE, order="language_first", told=told)
+assert told == ([3, 4] if os.environ["RANK"] == "0" else [])
+"""
+
+
+@pytest.mark.slow
+def test_a_model_spread_by_fsdp_leaves_the_projector_too_and_goes_on_before_it_was_ever_reached(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(SPREAD)
+    two_processes("fsdp2.yaml", tmp_path / "train.py", model, tmp_path)
+
+    def checkpoint(name: str) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = torch.load(tmp_path / name / "pytorch_model_fsdp.bin", weights_only=True)
+        states = torch.load(tmp_path / name / "optimizer.bin", weights_only=True)["state"]
+        return found | {f"{key} of {of}": value for of, state in states.items() for key, value in state.items()}
+
+    def moved(one: str, other: str) -> set[str]:
+        before, after = checkpoint(one), checkpoint(other)
+        assert before.keys() == after.keys()
+        return {part_of(name.split(" ")[-1]) for name in before if not torch.equal(before[name], after[name])}
+
+    assert moved("vision_first/checkpoint-2", "vision_first/checkpoint-4") == {"language"}
+    assert moved("uncut/checkpoint-2", "uncut/checkpoint-4") == {"language", "projector"}
+    assert moved("cut/checkpoint-4", "uncut/checkpoint-4") == set()
+    steps = {part_of(n.split(" ")[-1]): float(v) for n, v in checkpoint("uncut/checkpoint-4").items() if "step of" in n}
+    assert steps == {"language": 4, "projector": 2}

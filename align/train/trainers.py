@@ -126,6 +126,26 @@ class _Paced:
         super().log({**logs, **self._used} if "loss" in logs else logs, start_time)  # type: ignore[misc]
 
 
+class _Sporadic:
+    """Checkpoints of a model spread by FSDP of which a part has seen no batch yet, e.g. the projector after text alone.
+
+    Its optimizer knows nothing of that part's parameters, and torch refuses to go on from a checkpoint that lacks them.
+    """
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:  # type: ignore[attr-defined]
+            state, groups = self.optimizer.state, self.optimizer.param_groups  # type: ignore[attr-defined]
+            learning = [parameter for group in groups for parameter in group["params"]]
+            known = next(parameter for parameter in learning if state.get(parameter))
+            for parameter in learning:
+                if not state.get(parameter):  # as it is before the first step: nothing counted, no momentum
+                    state[parameter] = {
+                        name: torch.zeros_like(parameter if value.shape == known.shape else value)
+                        for name, value in state[known].items()
+                    }
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+
+
 class _Whole:
     """Checkpoints of a model that is trained without an adapter.
 
@@ -153,7 +173,7 @@ class _Whole:
         return not (spread or isinstance(self.model, PeftModel))  # type: ignore[attr-defined]
 
 
-class PreferenceTrainer(_Planned, _Paced, _Silent, DPOTrainer):
+class PreferenceTrainer(_Planned, _Paced, _Sporadic, _Silent, DPOTrainer):
     """TRL's DPOTrainer. Reference = the same model with its adapter switched off.
 
     `sharing`: the batches hold packed rows (`align.train.packing`); TRL's loss sees its own layout all the same.
@@ -185,7 +205,7 @@ def gather_uneven(gather: Callable[[Any], Any], value: Any) -> Any:
     return torch.cat([part[:n] for part, n in zip(gather(filled).split(longest), lengths, strict=True)])
 
 
-class ExampleTrainer(_Planned, _Paced, _Whole, _Silent, SFTTrainer):
+class ExampleTrainer(_Planned, _Paced, _Sporadic, _Whole, _Silent, SFTTrainer):
     """TRL's SFTTrainer, fed with rows whose labels the collator has made.
 
     `sharing`: the batches hold packed rows (`align.train.packing`), as for `PreferenceTrainer`.

@@ -115,6 +115,16 @@ VERBS = {
         run="align.commands.audit:run",
         takes="own",
     ),
+    "extract-lm": Verb(
+        help="the language model alone out of a VLM, as any tool loads it",
+        run="align.commands.extract_lm:run",
+        takes="own",
+        examples=(
+            "align extract-lm llava-1.5-7b-hf lm/llava",
+            "align extract-lm runs/demo/dpo lm/demo-dpo",
+            "align extract-lm recipes/demo.yaml lm/demo --adapter runs/demo/steerlm",
+        ),
+    ),
     "compare": Verb(
         help="two finished runs, question by question: differences, how sure they are, what could not be shown",
         run="align.commands.compare:run",
@@ -177,7 +187,7 @@ VERBS = {
 }
 
 
-_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix", "tokens")
+_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix", "tokens", "extract-lm")
 """Verbs that put what they made in its place at the end, when no Ctrl-C is heard any more."""
 
 

@@ -130,17 +130,21 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: the original LLaVA layout; use the converted checkpoint (llava-hf/...)")
 
 
-def _load(auto_class: Any, folder: Path, device: Device, quantize: Quantize = "none") -> Any:
+def _load(
+    auto_class: Any, folder: Path, device: Device, quantize: Quantize = "none", dtype: Literal["auto"] | None = None
+) -> Any:
+    """`dtype`: "auto" is the checkpoint's own."""
     import torch
     from safetensors import SafetensorError
 
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = torch.bfloat16 if where == "cuda" else torch.float32
-    smaller = {} if quantize == "none" else {"quantization_config": _nf4(dtype)}
+    computed = torch.bfloat16 if where == "cuda" else torch.float32
+    smaller = {} if quantize == "none" else {"quantization_config": _nf4(computed)}
     try:
         model, report = auto_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **smaller
-        )
+            folder, dtype=dtype or computed, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            **smaller,
+        )  # fmt: skip
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); was it copied whole?") from error
     if report["missing_keys"]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,20 @@ class Models:
             return None
         return resolve(self.recipe.backbone, key="backbone", stage="language", shipped=self.shipped / "language")
 
+    @cached_property
+    def also(self) -> Mapping[str, Resolved]:
+        """The further models that `evaluate` compares, by the name of their row. Faults of all of them at once."""
+        found: dict[str, Resolved] = {}
+        faults: list[str] = []
+        for name, where in (self.recipe.evaluate.also if self.recipe.evaluate else {}).items():
+            try:
+                found[name] = resolve(where, key=f"evaluate.also.{name}", stage="tune", shipped=None)
+            except UserError as error:
+                faults += error.faults
+        if faults:
+            raise UserError(*faults)
+        return found
+
     def model_sha256(self) -> str:
         return self.model.sha256
 
@@ -89,6 +104,9 @@ class Models:
     def tower_sha256(self) -> str:
         return self.tower.sha256
 
+    def also_sha256(self) -> Mapping[str, str]:
+        return {name: model.sha256 for name, model in self.also.items()}
+
 
 def base_recipe_sha256(recipe: Recipe) -> str:
     """What decides the weights of a base: seed and options of `language`, `connect`, `tune`; no path, no comment."""
@@ -99,8 +117,11 @@ def base_recipe_sha256(recipe: Recipe) -> str:
     return sha256_of(options)
 
 
-def resolve(name: str, *, key: str, stage: str, shipped: Path) -> Resolved:
-    """The model called `name` under `key` of a recipe. Raises `UserError` with a remedy."""
+def resolve(name: str, *, key: str, stage: str, shipped: Path | None) -> Resolved:
+    """The model called `name` under `key` of a recipe; `shipped`: the folder of its trained copy, if there can be one.
+
+    Raises `UserError` with a remedy.
+    """
     if name.endswith((".yaml", ".yml")):
         return _of_recipe(load_recipe(name), key, stage, shipped)
     if Path(name).is_dir():
@@ -120,7 +141,7 @@ def _folder(path: Path, note: str) -> Resolved:
     return Resolved(path=path, sha256=model_digest(path), note=note)
 
 
-def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path) -> Resolved:
+def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path | None) -> Resolved:
     if stage == "language" and base.backbone:
         return Models(base).backbone or _nothing(base, key, stage)
     stage = base.model_stage or stage if stage == "tune" else stage
@@ -130,9 +151,9 @@ def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path) -> Resolved:
     if state.kind == "done":
         return _own(base, stage)
     trained = base.folder / stage
-    remedy = f"train it with `align {stage} {base.path}` (the demo's: make demo-base)"
-    receipt = shipped.parent / "base.json"
-    if not receipt.is_file() or stage == "instruct":
+    remedy = f"train it with `align {stage} {base.path}`" + " (the demo's: make demo-base)" * bool(shipped)
+    receipt = shipped.parent / "base.json" if shipped else None
+    if not shipped or not receipt or not receipt.is_file() or stage == "instruct":
         raise UserError(f"{key}: {trained} is not there ({state.kind}); {remedy}")
     try:
         found = json.loads(receipt.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ What each stage leaves in `runs/<name>/<stage>/`:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from annotate.records import Failure, Image, Prompt, Record
 
 if TYPE_CHECKING:
+    from align.base import Resolved
     from align.recipe import Recipe
 
 R = TypeVar("R", bound=Record)
@@ -95,6 +96,11 @@ class Context(Protocol):
 
     @property
     def backbone_sha256(self) -> str | None: ...
+
+    @property
+    def also(self) -> Mapping[str, Resolved]:
+        """The further models that `evaluate` compares, by the name of their row."""
+        ...
 
     def prompts(self) -> PromptSet: ...
 

@@ -55,6 +55,8 @@ def check(recipe: Recipe, faults: Faults) -> None:
                 others = ", ".join(known for known in installed() if known != "rules")
                 what = f"rules, the default, grades by answer keys, and {name} has none; name one of: {others}"
                 faults.add("evaluate.judge.backend", what)
+        if recipe.evaluate.also:
+            _also(recipe.evaluate.also, faults)
         if recipe.evaluate.text:
             _text(recipe.evaluate.text, faults)
     for stage in ("pretrain", "instruct", "dpo", "steerlm", "rejection", "sft"):
@@ -145,6 +147,19 @@ def _pairs(recipe: Recipe, faults: Faults) -> None:
         if name not in attributes:
             hint = f"{did_you_mean(name, attributes)}  It scores: {', '.join(attributes)}"
             faults.add("pairs.score", f"the rubric does not score {name!r}{hint}")
+
+
+def _also(models: Iterable[str], faults: Faults) -> None:
+    """Rows of the table need names of their own."""
+    from align.evaluate.models import ALIGNED, BACKBONE, NAMES, VLM
+
+    taken = {BACKBONE, VLM, *(way.format(method) for method in ALIGNED for way in NAMES.values())}
+    for name in models:
+        key = f"evaluate.also.{name}"
+        if name in taken:
+            faults.add(key, "is a row of the table already; give the further model another name")
+        elif not re.fullmatch(r"[A-Za-z]\w*", name):
+            faults.add(key, f"{name!r} names a row: letters, digits and underscore, a letter first")
 
 
 def _text(text: Text, faults: Faults) -> None:

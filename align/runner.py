@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from align.account import counts, failed, outputs_of, price, recall
-from align.base import Models
+from align.base import Models, Resolved
 from align.console import Console
 from align.context import PromptSet
 from align.inputs import gathered, input_faults, missing_packages
@@ -93,6 +93,10 @@ class RunContext:
     @property
     def backbone_sha256(self) -> str | None:
         return self._models.backbone_sha256()
+
+    @property
+    def also(self) -> Mapping[str, Resolved]:
+        return self._models.also
 
     def prompts(self) -> PromptSet:
         return self._prompts.checked
@@ -176,6 +180,9 @@ class Runner:
         if any(s.uses_backbone for s in stages) and self.recipe.language is None:
             with gathered(faults):
                 _ = self.models.backbone
+        if any(s.name == "evaluate" for s in stages):
+            with gathered(faults):
+                _ = self.models.also
         if faults:
             raise UserError(*map(self.recipe.placed, faults))
         known = states(self.recipe, self.models, stages)

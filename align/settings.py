@@ -483,6 +483,13 @@ class Evaluate:
         operational=True,
     )
     limit: int | None = option(None, "first so many items of each suite", low=1)
+    also: Mapping[str, str] = option(
+        dict,
+        "further models to compare, a row of the table each: {mlan: recipes/mlan/demo.yaml, other: path}; a folder, a "
+        "hub name, or the recipe that trains it. Each gets the verdict of an aligned model: did its training prevent "
+        "what tuning the VLM cost?",
+        operational=True,
+    )
     max_new_tokens: int = option(256, "limit of each answer", low=1)
     batch_size: int = option(32, "questions per batch; fixed in the plan", low=1)
     conditioning: tuple[Literal["full", "none", "brief"], ...] = option(

@@ -42,6 +42,10 @@ class Digests(Protocol):
 
     def tower_sha256(self) -> str: ...
 
+    def also_sha256(self) -> Mapping[str, str]:
+        """Of the further models that `evaluate` compares, by the name of their row."""
+        ...
+
 
 @dataclass(frozen=True)
 class State:
@@ -97,8 +101,8 @@ def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
         found["prompts file"] = _hash("prompts.file", recipe.prompts.file)
     if rows := getattr(block, "rows", ""):
         found[f"{stage.name} rows"] = _hash(f"{stage.name}.rows", rows)
-    for i, file in enumerate(getattr(block, "also", ())):
-        found[f"{stage.name}.also.{i} file"] = _hash(f"{stage.name}.also", file)
+    for i, file in enumerate(recipe.pairs.also if recipe.pairs and stage.name == "pairs" else ()):
+        found[f"pairs.also.{i} file"] = _hash("pairs.also", file)
     if recipe.annotate and (stage.name == "annotate" or "annotate.rubric" in stage.options):
         found["rubric"] = load_rubric(recipe.annotate.rubric)[0].sha256
     asked = {stage.name: block, f"{stage.name}.judge": getattr(block, "judge", None)}
@@ -108,6 +112,7 @@ def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
                 found[f"{owner}.options.{name} file"] = file_sha256(Path(value))
     if stage.name == "evaluate":
         found |= _benchmarks(recipe)
+        found |= {f"also {name}": sha256 for name, sha256 in digests.also_sha256().items()}
     if stage.uses_model:
         found["model"] = digests.model_sha256()
     if stage.uses_start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Context:
     model: Path
     model_sha256: str
     backbone: None = None
+    also: dict[str, Any] = field(default_factory=dict)
     stage: str = "evaluate"
 
     def has(self, stage: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -334,6 +335,7 @@ class Named:
     name: str
     conditioning: str = ""
     sha256: str = "5c"
+    further: str = ""
 
 
 def summed(items, exams, models=("backbone", "vlm", "dpo"), **options):
@@ -449,6 +451,7 @@ class SmallContext:
     backbone: Path | None
     outputs: Path
     stages: tuple[str, ...] = ()
+    also: dict = field(default_factory=dict)
     stage: str = "evaluate"
     made: dict = field(default_factory=dict)
 
@@ -551,6 +554,29 @@ def test_every_model_answers_every_suite_it_can_take(finished):
     compared = [(c["suite"], c["model"]) for c in made["verdicts.json"]["comparisons"]]
     assert compared == [(s, m) for s in suites if not s.startswith("pope") for m in models[1:]]
     assert made["verdicts.json"]["asked_with"] == {"steerlm": "\nAnswer well."}
+
+
+def test_a_further_model_is_asked_as_the_vlm_is_and_a_language_model_only_text(world, finished, tmp_path):
+    from align.base import Resolved
+
+    again, language = (
+        Resolved(path=p, sha256=p.name * 8, note=f"from {p.name}") for p in (world.model, world.backbone)
+    )
+    wider = dataclasses.replace(world, also={"again": again, "words": language})
+    stage, lines = work(wider), dict(finished[1])
+    assert [c.name for c in stage.contestants][:4] == ["backbone", "vlm", "again", "words"]
+    asked = {u.payload.contestant.name for u in stage.units if u.key not in lines}
+    assert asked == {"again", "words"}  # nobody else is asked anew
+    made = files(stage, run(stage, tmp_path, lines), tmp_path)
+    assert made["verdicts.json"]["also"] == {"again": "from vlm", "words": "from language"}
+    said = {m: [i["output"] for i in made["items.jsonl"] if i["model"] == m] for m in ("vlm", "again")}
+    assert said["again"] == said["vlm"]  # the same weights
+    assert {i["suite"] for i in made["items.jsonl"] if i["model"] == "words"} == {"text_instructions"}
+    # the rows of before have the verdicts of before
+    old, new = ([c for c in m["verdicts.json"]["comparisons"] if c["model"] == "steerlm"] for m in (finished[2], made))
+    assert old == new
+    verdicts = {(c["suite"], c["model"]): c["minus_vlm"]["mean"] for c in made["verdicts.json"]["comparisons"]}
+    assert verdicts["open_visual", "again"] == 0.0 and ("text_instructions", "words") in verdicts
 
 
 def test_a_killed_evaluation_goes_on_and_ends_the_same(world, finished, tmp_path):

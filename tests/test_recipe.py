@@ -142,6 +142,10 @@ def _suites() -> list[str]:
         ("evaluate: {suites: [pope, pope]}", "x.yaml:1  evaluate.suites: 'pope' stands twice"),
         ("evaluate: {suites: [no]}", "x.yaml:1  evaluate.suites.0: 'no' reads as true or false elsewhere; put it in "
          "quotes if it is text"),
+        ("model: m\nevaluate: {also: {dpo: other}}", "x.yaml:2  evaluate.also.dpo: is a row of the table already; "
+         "give the further model another name"),
+        ("model: m\nevaluate: {also: {step-9: other}}", "x.yaml:2  evaluate.also.step-9: 'step-9' names a row: "
+         "letters, digits and underscore, a letter first"),
         ("tune: {}", "x.yaml:1  tune: works on what `connect` leaves; add `connect: {}` to the recipe"),
         ("sft: {}", "x.yaml:1  sft: works on what `teach` leaves; add `teach: {}` to the recipe"),
         ("beta: 1", "x.yaml:1  beta: unknown key; known: "),

@@ -186,6 +186,28 @@ def test_the_sentence_names_a_better_method_and_what_it_cost():
     assert spoken.endswith("It cost DPO yes/no questions about images −0.20 [−0.25, −0.15].")
 
 
+def test_a_model_that_was_tuned_otherwise_prevents_and_does_not_repair():
+    rows = [
+        *VERDICTS["comparisons"],
+        compared("text_instructions", "mlan", "partly repaired (90% [80%, 99%])", 0.41, share=[0.9, 0.8, 0.99]),
+        compared("pope", "mlan", "worse", -0.2),
+    ]
+    models = {"backbone": "aa", "vlm": "bb", "mlan": "ee", "sft": "cc", "dpo": "dd"}
+    found = VERDICTS | {"comparisons": rows, "models": models, "also": {"mlan": "trained by mlan.yaml, stage tune"}}
+    spoken = sentence(found)
+    assert "DPO won back 40%" in spoken and "mlan gained more" not in spoken
+    assert spoken.endswith(
+        "Tuned otherwise, mlan loses less: 90% [80%, 99%] of that is prevented (+0.41 [+0.36, +0.46] against the VLM). "
+        "It cost mlan yes/no questions about images −0.20 [−0.25, −0.15]."
+    )
+    shown = render_text("T", "", found, build_table(found, METRICS))
+    assert "mlan − VLM            +0.41 [+0.36, +0.46]  p=0.001  MDE .07  partly prevented (90% [80%, 99%])" in shown
+    assert "DPO − VLM             +0.18 [+0.13, +0.23]  p=0.001  MDE .07  partly repaired (40% [29%, 51%])" in shown
+    assert "mlan: a further model, trained by mlan.yaml, stage tune" in shown
+    assert sentence(found | {"comparisons": rows[-1:]}).endswith("It cost mlan yes/no questions about images "
+                                                                 "−0.20 [−0.25, −0.15].")  # fmt: skip
+
+
 def test_a_regression_that_is_not_shown_is_not_claimed():
     for verdict, said in (("none", "nothing that matters"), ("not shown", "is not shown")):
         regression = [VERDICTS["regression"][0] | {"verdict": verdict}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from align.digest import file_sha256, model_digest
 from align.recipe import Recipe, load_recipe
 from align.runner import Runner
 from align.stages import STAGES
-from align.state import State, changes, read_manifest, state_of
+from align.state import State, changes, read_manifest, stage_identity, state_of
 from annotate.errors import UserError
 from annotate.records import Completion
 
@@ -472,6 +473,35 @@ def test_the_shipped_model_is_taken_only_while_its_recipe_is_the_same(tmp_path: 
     base_path.write_text(base_path.read_text().replace("steps: 5", "steps: 6"))
     with pytest.raises(UserError, match=r"was trained by another version of .*base\.yaml; train it with `align tune"):
         _ = Models(user, shipped=shipped).model
+
+
+def test_further_models_are_resolved_and_their_weights_decide_the_evaluation(tmp_path: Path) -> None:
+    base_path, user = base_and_user(tmp_path)
+    with (tmp_path / "small.yaml").open("a") as file:
+        file.write(f"evaluate: {{folder: {tmp_path}, also: {{other: {tmp_path}/other, mlan: {base_path}}}}}\n")
+    user = load_recipe(tmp_path / "small.yaml", [f"model={tmp_path / 'vlm'}"])
+    model_files(tmp_path / "vlm", "v")
+    with pytest.raises(UserError) as caught:
+        Runner(user, Console(quiet=True)).bring("evaluate")
+    assert [fault.partition(": ")[2] for fault in caught.value.faults] == [
+        f"{tmp_path}/other is no folder; give a folder, a hub name (owner/model) or a recipe",
+        f"{tmp_path}/runs/base/tune is not there (never); train it with `align tune {base_path}`",
+    ]
+    base = load_recipe(base_path)
+    for stage in ("language", "connect", "tune"):
+        small_run.finish(base, stage, {"model": model_files(tmp_path / "made" / stage, stage)})
+    model_files(tmp_path / "other", "o")
+    found = Models(user)
+    assert {name: model.note for name, model in found.also.items()} == {
+        "other": f"{tmp_path}/other",
+        "mlan": f"trained by {base_path}, stage tune",
+    }
+    settings = dataclasses.replace(user.evaluate, suites=())
+    user = dataclasses.replace(user, evaluate=settings)
+    one, hashes = stage_identity(user, STAGES["evaluate"], Models(user))
+    assert hashes["also other"] == model_digest(tmp_path / "other")
+    (tmp_path / "other/model.safetensors").write_text("edited")
+    assert changes(one, stage_identity(user, STAGES["evaluate"], Models(user))[0]) == "also other changed"
 
 
 NOT_CACHED = (

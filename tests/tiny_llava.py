@@ -133,6 +133,7 @@ class FolderContext:
     """(stage, file) -> its records."""
     files: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     backbone: Path | None = None
+    also: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model_sha256(self) -> str:

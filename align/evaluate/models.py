@@ -1,4 +1,7 @@
-"""The rows of the table: the language model before visual tuning, the model after it, and what alignment made of it."""
+"""The rows of the table: the language model before visual tuning, the model after it, and what alignment made of it.
+
+Between the VLM and what was made of it stand the further models of `evaluate.also`, tuned otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.benchmarks.suite import Suite
 from align.context import Context
@@ -18,6 +21,7 @@ from annotate.records import sha256_of
 if TYPE_CHECKING:
     from align.models.load import LoadedModel
 
+BACKBONE, VLM = "backbone", "vlm"
 ALIGNED = ("sft", "steerlm", "rejection", "dpo")
 """In the order of the paper's Table 2."""
 CONDITIONING = "conditioning.txt"
@@ -38,6 +42,8 @@ class Contestant:
     conditioning: str = ""
     """Appended to the last user turn: SteerLM is asked for the attributes it was trained on."""
     sees: bool = True
+    further: str = ""
+    """Of a model that this recipe does not make: where it is from, in words."""
 
     def takes(self, suite: Suite) -> bool:
         """A language model alone can be shown no images."""
@@ -51,9 +57,9 @@ class Contestant:
 
 def template_warnings(contestants: Sequence[Contestant]) -> list[str]:
     """Where the two models of a verdict are not asked in the same bytes."""
-    kinds = {c.name: json.loads((c.folder / "config.json").read_text(encoding="utf-8")) for c in contestants[:2]}
-    kind = kinds.get("vlm", {}).get("model_type", "llava")
-    if "backbone" not in kinds or kind == "llava":
+    kinds = {c.name: _config(c.folder) for c in contestants if c.name in (BACKBONE, VLM)}
+    kind = kinds.get(VLM, {}).get("model_type", "llava")
+    if BACKBONE not in kinds or kind == "llava":
         return []
     return [
         f"the VLM ({kind}) is asked in the chat template of its own processor, the language backbone in LLaVA's: part "
@@ -66,8 +72,11 @@ def contestants(context: Context) -> tuple[Contestant, ...]:
     found: list[Contestant] = []
     if context.backbone is not None:
         folder = context.backbone
-        found.append(Contestant(name="backbone", sha256=model_digest(folder), folder=folder, sees=False))
-    found.append(Contestant(name="vlm", sha256=context.model_sha256, folder=context.model))
+        found.append(Contestant(name=BACKBONE, sha256=model_digest(folder), folder=folder, sees=False))
+    found.append(Contestant(name=VLM, sha256=context.model_sha256, folder=context.model))
+    for name, model in context.also.items():
+        sees = "vision_config" in _config(model.path)
+        found.append(Contestant(name=name, sha256=model.sha256, folder=model.path, sees=sees, further=model.note))
     for method in ALIGNED:
         if context.has(method):
             folder, adapter, sha256 = _trained(context, method)
@@ -76,6 +85,11 @@ def contestants(context: Context) -> tuple[Contestant, ...]:
                 for name, conditioning in _ways_to_ask(context, method, (adapter or folder).parent).items()
             ]
     return tuple(found)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _trained(context: Context, method: str) -> tuple[Path, Path | None, str]:

@@ -6,6 +6,9 @@
      "tax":[{"model":"dpo","n_suites":3,"n_not_shown":1,"lost":{"pope":{…}},"sum":0.38}],
      "controls":[…],"warnings":[…]}
 
+`also` (only where there are some) names the further models, `{"mlan": "trained by …, stage tune"}`: their verdict is
+that of an aligned model, and says whether another tuning prevents what this one cost.
+
 Text suites get the verdict on the regression (`align.stats.verdicts`), the others the question whether alignment cost
 anything there. Models are compared on the questions for which both have a score; p-values are Holm-adjusted over the
 text suites, and over the other suites, of each model.
@@ -20,14 +23,13 @@ from align.benchmarks.measures import readable
 from align.benchmarks.pope import score_yes_no
 from align.benchmarks.scoring import OFFICIAL_YES_NO
 from align.evaluate.metrics import outcomes
-from align.evaluate.models import Contestant
+from align.evaluate.models import BACKBONE, VLM, Contestant
 from align.evaluate.plan import Exam
 from align.paired import difference_json
 from align.settings import Judge
 from align.stats import Difference, SuiteVerdict, holm_over, paired_difference, verdicts
 from annotate.records import Item
 
-VLM, BACKBONE = "vlm", "backbone"
 Values = dict[str, dict[str, dict[str, float]]]
 """Suite -> model -> question -> headline."""
 
@@ -67,6 +69,7 @@ def summary(
         "schema": "verdicts/1",
         "margin": margin,
         "models": {c.name: c.sha256 for c in contestants},
+        **({"also": also} if (also := {c.name: c.further for c in contestants if c.further}) else {}),
         "asked_with": {c.name: c.conditioning for c in contestants if c.conditioning},
         "suites": [
             {

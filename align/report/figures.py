@@ -31,6 +31,7 @@ INKS = {
     "#090909": "var(--dpo)",
     "#0a0a0a": "var(--good)",
     "#0b0b0b": "var(--bad)",
+    "#0c0c0c": "var(--other)",
 }
 """What a figure is drawn with -> what stands in the page. matplotlib knows no CSS variables, hence the stand-ins."""
 _INK = {value[6:-1]: key for key, value in INKS.items()}
@@ -38,11 +39,11 @@ _INK = {value[6:-1]: key for key, value in INKS.items()}
 
 def ink_of(model: str) -> str:
     """The colour of a model; one that is asked in another way (`steerlm_brief`) has that of its weights."""
-    return _INK[model.partition("_")[0]]
+    return _INK[model.partition("_")[0] if model in MODELS else "other"]
 
 
 def _strength(model: str) -> float:
-    return 0.5 if "_" in model else 0.85
+    return 0.5 if "_" in model and model in MODELS else 0.85
 
 
 _STYLE = {

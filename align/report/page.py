@@ -25,7 +25,7 @@ from align.report.figures import (
 )
 from align.report.gather import BUILT, Findings
 from align.report.table import Table
-from align.report.words import MODELS, SUITES, mde_text, p_text, sentence, short, signed, taxes
+from align.report.words import MODELS, SUITES, mde_text, p_text, sentence, short, signed, taxes, verdict_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 WHAT = {
@@ -106,7 +106,7 @@ def _differences(verdicts: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str
         against = {"difference": row["vlm_minus_backbone"], "verdict": f"regression: {row['verdict']}"}
         rows.setdefault("vlm", {})[row["suite"]] = against
     for row in verdicts["comparisons"]:
-        against = {"difference": row["minus_vlm"], "verdict": row["verdict"]}
+        against = {"difference": row["minus_vlm"], "verdict": verdict_text(verdicts, row)}
         rows.setdefault(row["model"], {})[row["suite"]] = against
     return rows
 

@@ -9,7 +9,20 @@ from typing import Any
 
 from align.report.contamination import overlap_lines
 from align.report.table import Cell, Column, Table
-from align.report.words import BETTER, MODELS, SUITES, WORSE, mde_text, p_text, points, sentence, short, signed, taxes
+from align.report.words import (
+    BETTER,
+    MODELS,
+    SUITES,
+    WORSE,
+    mde_text,
+    p_text,
+    points,
+    sentence,
+    short,
+    signed,
+    taxes,
+    verdict_text,
+)
 
 WIDTH = 120
 BESIDE = {
@@ -172,7 +185,7 @@ def _verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
     for row in verdicts["comparisons"]:
         d = row["minus_vlm"]
         label, name = SUITES.get(row["suite"], row["suite"]), MODELS.get(row["model"], row["model"])
-        rows.append([label, f"{name} − VLM", signed(d), p_text(d["p"]), mde_text(d), row["verdict"]])
+        rows.append([label, f"{name} − VLM", signed(d), p_text(d["p"]), mde_text(d), verdict_text(verdicts, row)])
     if not rows:
         return []
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
@@ -184,6 +197,7 @@ def _verdict_lines(verdicts: Mapping[str, Any]) -> list[str]:
         cells = (text.ljust(w) for text, w in zip([label, *row[1:5]], widths, strict=True))
         lines.append(("  ".join(cells) + "  " + row[5]).rstrip())
     tax = taxes(verdicts)
+    lines += [f"{name}: a further model, {note}" for name, note in verdicts.get("also", {}).items()]
     return [*lines, *(["", "alignment tax:"] if tax else []), *(line for t in tax for line in _wrap(f"  {t}", "    "))]
 
 

@@ -44,13 +44,22 @@ WIDTH_IN_SE = 2 * 1.959964
 _ENDS = ("mean", "low", "high")
 
 
+def verdict_text(verdicts: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The verdict of a comparison: a model that was tuned otherwise repairs nothing, it does not lose it at first."""
+    said: str = row["verdict"]
+    return said.replace("repair", "prevent") if row["model"] in verdicts.get("also", ()) else said
+
+
 def sentence(verdicts: Mapping[str, Any]) -> str:
     """What happened, for the first line: what was lost, what alignment made of it, and what that cost."""
     parts = [_loss(verdicts)]
-    aligned = [m for m in verdicts["models"] if m not in ("backbone", "vlm")]
+    also = list(verdicts.get("also", ()))
+    aligned = [m for m in verdicts["models"] if m not in ("backbone", "vlm", *also)]
     if aligned:
         main = "dpo" if "dpo" in aligned else aligned[-1]
         parts += [_gain(verdicts, main), _best(verdicts, main), _cost(verdicts, main)]
+    for model in also:
+        parts += [_prevented(verdicts, model), _cost(verdicts, model)]
     return " ".join(part for part in parts if part)
 
 
@@ -94,9 +103,29 @@ def _gain(verdicts: Mapping[str, Any], model: str) -> str:
     return said.get(row["verdict"], f"That {name} wins any of it back is not shown {gain}.")
 
 
+def _prevented(verdicts: Mapping[str, Any], model: str) -> str:
+    """The same of a model that was tuned otherwise."""
+    row = _text_row(verdicts, model)
+    if row is None:
+        return ""
+    against = f"({signed(row['minus_vlm'])} against the VLM)"
+    if row["share"]:
+        share, low, high = (None if x is None else f"{x:.0%}" for x in row["share"])
+        prevented = f"{share} [{low or '?'}, {high or '?'}] of that is prevented {against}."
+        return f"Tuned otherwise, {model} loses less: {prevented}"
+    said = {
+        "repaired": f"Tuned otherwise, {model} does not lose it {against}.",
+        "worse": f"Tuned otherwise, {model} loses more {against}.",
+        "better": f"Tuned otherwise, {model} is better {against}.",
+        "nothing to repair": f"There was nothing for {model} to prevent {against}.",
+    }
+    return said.get(row["verdict"], f"That {model}, tuned otherwise, prevents any of it is not shown {against}.")
+
+
 def _best(verdicts: Mapping[str, Any], main: str) -> str:
     """Another method that did better than the VLM for sure, and more so than the main one: not to be kept quiet."""
-    gains = {m: row["minus_vlm"] for m in verdicts["models"] if (row := _text_row(verdicts, m))}
+    aligned = [m for m in verdicts["models"] if m not in verdicts.get("also", ())]
+    gains = {m: row["minus_vlm"] for m in aligned if (row := _text_row(verdicts, m))}
     better = {m: d for m, d in gains.items() if mark(d) == BETTER}
     best = max(better, key=lambda m: better[m]["mean"], default=None)
     if best is None or best == main or (main in better and better[main]["mean"] >= better[best]["mean"]):
@@ -153,7 +182,7 @@ def mde_text(difference: Mapping[str, Any]) -> str:
 
 
 def taxes(verdicts: Mapping[str, Any]) -> list[str]:
-    """What alignment cost where it was not meant to change anything, a line per model."""
+    """What alignment cost where it was not meant to change anything, and another tuning beside the VLM's; by model."""
     lines = []
     for row in verdicts.get("tax", ()):
         name, n = MODELS.get(row["model"], row["model"]), row["n_suites"]

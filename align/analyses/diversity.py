@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from align.analyses.embedders import PAPER, Embedder, Vectors
 from align.analyses.questions import Asked, read_questions
+from align.digest import file_sha256
 from align.stats import LEVEL
 from annotate.errors import UserError
 
@@ -132,7 +133,7 @@ def _count(files: Sequence[Path], asked: Asked, progress: Progress) -> tuple[tup
             rows.items.append(_hash(question.item))
             rows.texts.append(_hash(question.text))
             n["vision" if question.vision else "language"] += 1
-        told.append({"file": str(file), **n})
+        told.append({"file": str(file), "sha256": file_sha256(file), **n})
     return (vision, language), told
 
 
@@ -188,11 +189,12 @@ def _texts(files: Sequence[Path], asked: Asked, wanted: set[int], progress: Prog
 
 
 def _embedded(embedder: Embedder, texts: Sequence[str], progress: Progress) -> Vectors:
-    made = []
-    for start in range(0, len(texts), BATCH):
-        made.append(embedder.embed(texts[start : start + BATCH]))
-        progress("embedding", start + len(made[-1]), len(texts))
-    vectors = np.concatenate(made)
+    first = embedder.embed(texts[:BATCH])
+    vectors = np.empty((len(texts), first.shape[1]), dtype=np.float32)
+    vectors[:BATCH] = first
+    for start in range(BATCH, len(texts), BATCH):
+        progress("embedding", start, len(texts))
+        vectors[start : start + BATCH] = embedder.embed(texts[start : start + BATCH])
     if not np.isfinite(vectors).all():
         raise UserError(f"{embedder.name} makes vectors that hold no numbers; take another one")
     return vectors

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from align.formats.containers import Progress, check_input, container_of, placed_at, read_rows
 from align.formats.own import SCHEMAS, kind_of
 from align.formats.reading import Fault, read_file
@@ -68,9 +70,8 @@ def _own_rows(path: Path, asked: Asked, faults: list[Fault], progress: Progress)
 def _own(value: object, fault: str) -> Row:
     if fault or not isinstance(value, dict):
         raise RecordError(fault or f"expected an object, got {type(value).__name__}")
-    if value.get("schema") == Conversation.SCHEMA:
-        return Conversation.from_json(value)
-    return kind_of(value.get("schema")).from_json(value)
+    kind = Conversation if value.get("schema") == Conversation.SCHEMA else kind_of(value.get("schema"))
+    return kind.from_line(msgspec.json.encode(value))  # several times faster than `from_json`
 
 
 def _question(row: Row, asked: Asked) -> Question:

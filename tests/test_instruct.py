@@ -115,6 +115,17 @@ def test_stage_1_teaches_the_projector_alone(built: Path) -> None:
     assert manifest["funnel"]["rows of the file"] == manifest["funnel"]["rows trained on"] == 6
 
 
+def test_both_stages_say_what_they_read_and_it_is_what_the_rows_hold(built: Path) -> None:
+    for stage, n in (("pretrain", 6), ("instruct", 8)):
+        told = json.loads((built / stage / "tokens.json").read_text())
+        assert told["epochs"] == 1.0 and "seconds" not in told
+        assert told["measured"]["rows"] == told["rows_once"]["rows"] == n
+        for name in ("lm", "image", "trained", "squared", "with_images", "views"):
+            assert told["measured"][name] == told["rows_once"][name] > 0
+        assert told["measured"]["tower_calls_of_text"] == 0
+        assert f"{told['measured']['lm']:,}, and" in (built / stage / "card.md").read_text()
+
+
 def test_stage_2_teaches_projector_and_language_model(built: Path) -> None:
     moved = changed(built / "pretrain" / "model", built / "instruct" / "model")
     assert {part(name) for name in moved} == {"linear_1", "linear_2", "language"}

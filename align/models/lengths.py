@@ -26,6 +26,8 @@ class Asked(NamedTuple):
     turns: Sequence[Turn]
     images: Sequence[Path]
     completion: str
+    whole: bool = True
+    """The loss falls on the answers of earlier turns, too."""
 
 
 class Length(NamedTuple):

@@ -9,34 +9,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from align.models.lengths import Asked, Length, Lengths
 from align.settings import Train
-from align.tokens import Model, Stack, Tokens
+from align.tokens import FORMULA, Model, Stack, Tokens, training_flops
+from align.train.file_rows import records_of, row_of
 from align.train.lora_rows import TrainRow
 from align.train.modules import tensors
 from align.train.parts import Part, part_of
-from align.train.rows import Conversation
-from annotate.errors import RecordError, UserError
-from annotate.jsonl import no_json, read_lines
+from align.train.preflight import look_ahead
+from annotate.errors import UserError
 from annotate.pixels import UnreadableImage
-from annotate.records import Example, Prompt, Reason, Record
+from annotate.records import Reason
 
-KINDS: Mapping[str, type[Record]] = {kind.SCHEMA: kind for kind in (Example, Prompt, Conversation)}
+if TYPE_CHECKING:
+    from align.train.meter import Measured
+
 TOGETHER = 256
 """Rows that are tokenised in one call."""
-
-
-class _Schema(msgspec.Struct):
-    schema: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,42 +46,17 @@ class Counted:
     details: Mapping[str, str]
 
 
-def asked_rows(path: Path, root: Path) -> Iterator[Asked]:
+def asked_of(rows: Iterable[TrainRow]) -> Iterator[Asked]:
+    """What is counted of rows that are trained on."""
+    return (Asked(row.prompt.turns, row.images, row.completions[0], row.whole) for row in rows)
+
+
+def asked_rows(file: Path, root: Path) -> Iterator[Asked]:
     """The rows of a file, one after another: `Example`, `Prompt` with a reference, `Conversation`, mixed as they come.
 
-    Raises `UserError` naming file and line.
+    Raises `UserError` naming file and lines.
     """
-    for number, line in read_lines(path):
-        try:
-            yield _asked(line, root)
-        except RecordError as error:
-            raise UserError(f"{path}:{number}: {error}") from None
-        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise UserError(no_json(path, number, error)) from None
-
-
-def _asked(line: bytes, root: Path) -> Asked:
-    schema = msgspec.json.decode(line, type=_Schema).schema
-    if schema not in KINDS:
-        raise RecordError(
-            f"schema {schema!r} is none of {', '.join(KINDS)}; `align mix`, data/prepare_*.py and `align convert` make "
-            "such files"
-        )
-    record = KINDS[schema].from_line(line)
-    if isinstance(record, Conversation):
-        turns, answer = record.turns[:-1], record.turns[-1].text
-    elif isinstance(record, Prompt):
-        if not record.reference:
-            raise RecordError("a prompt without a reference has no answer to learn; add `reference`")
-        turns, answer = record.turns, record.reference
-    else:
-        assert isinstance(record, Example)
-        turns, answer = record.prompt.turns, record.completion
-    return Asked(turns, [root / image.path for turn in turns for image in turn.images], answer)
-
-
-def asked_of(rows: Iterable[TrainRow]) -> Iterator[Asked]:
-    return (Asked(row.prompt.turns, row.images, row.completions[0]) for row in rows)
+    return asked_of(row_of(record, root) for record in records_of(file))
 
 
 def count(
@@ -93,12 +64,11 @@ def count(
     lengths: Lengths,
     *,
     limit: int | None = None,
-    all_answers: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Counted:
     """The account of `rows`, which may be endless in number: they are looked at a few at a time.
 
-    `limit`: tokens of a row at most; `all_answers`: whether the loss falls on the earlier answers of a dialogue, too.
+    `limit`: tokens of a row at most.
     """
     total = Counter[str]()
     left_out, details = Counter[str](), dict[str, str]()
@@ -108,7 +78,7 @@ def count(
             fault = _fault(row, found, limit)
             if fault is None:
                 assert isinstance(found, Length)
-                trained = found.completion + found.earlier * all_answers
+                trained = found.completion + found.earlier * row.whole
                 n = found.tokens
                 total.update(
                     rows=1, with_images=bool(row.images), images=len(row.images), views=found.views,
@@ -137,6 +107,47 @@ def _fault(row: Asked, found: Length | Exception, limit: int | None) -> tuple[Re
         case FileNotFoundError():
             return Reason.IMAGE_UNREADABLE, "an image is missing; is the image root right?"
     return Reason.IMAGE_UNREADABLE, f"an image cannot be decoded ({type(found).__name__})"
+
+
+# ----------------------------------------------------------------------------------------------- planned and measured
+
+
+def account(
+    model: Path, settings: Train, rows: Sequence[TrainRow], measured: Measured, log: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """What `tokens.json` says of a finished training: its rows once, all its steps, and what they cost.
+
+        {"rows_once": {"rows": 4, "lm": 120, …}, "epochs": 2.0, "measured": {"rows": 8, "lm": 240, "padded": 252, …}, …}
+
+    Both are counted apart, so they can be held against each other: with whole epochs, and no row that comes again,
+    `measured` is `rows_once` times `epochs`, but for padding. `seconds` is for whom may read times.
+    """
+    ahead = look_ahead(model)
+    once = count(asked_of(rows), Lengths(ahead.encoder)).tokens
+    shapes = model_of(model, ahead.config, settings)
+    costs = {"flops_once": training_flops(once, shapes), "flops": training_flops(measured.tokens, shapes)}
+    return {
+        "rows_once": asdict(once),
+        "epochs": log[-1]["epoch"],
+        "measured": asdict(measured.tokens)
+        | {"tower_calls": measured.tower_calls, "tower_calls_of_text": measured.tower_calls_of_text},
+        **{name: asdict(found) | {"total": found.total} for name, found in costs.items()},
+        "formula": FORMULA,
+        "seconds": measured.seconds,
+    }
+
+
+def notes_of(told: Mapping[str, Any]) -> dict[str, str]:
+    """The same for the card."""
+    once, all_steps = told["rows_once"], told["measured"]
+    padding = all_steps["padded"] - all_steps["lm"]
+    calls, of_text = all_steps["tower_calls"], all_steps["tower_calls_of_text"]
+    return {
+        "tokens of all rows, once": f"{once['lm']:,}, {once['image']:,} of them images, {once['trained']:,} with loss",
+        "tokens that were read": f"{all_steps['lm']:,}, and {padding:,} of padding, in {all_steps['rows']:,} rows",
+        "vision tower": f"{calls:,} calls, {of_text:,} of them in batches of text; {all_steps['views']:,} pictures",
+        "floating-point operations": f"{told['flops']['total']:.3g}, by the formula in tokens.json",
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- shapes

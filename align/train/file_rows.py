@@ -50,10 +50,10 @@ def read_file_rows(
     Raises `UserError` with all lines that are no records, and where fewer than `n` rows fit.
     """
     read, fitting = 0, []
-    for record in _records(file):
+    for record in records_of(file):
         read += 1
         if _fits(record, select or {}):
-            fitting.append(_row(record, root, whole))
+            fitting.append(row_of(record, root, whole=whole))
     if not fitting:
         raise UserError(f"{stage}.rows: {file}: {_none(read, select or {})}")
     taken = _drawn(fitting, n, seed, f"{stage}.n", file)
@@ -66,7 +66,8 @@ def read_file_rows(
     return FileRows(rows=tuple(taken), failures=failures, read=read, fitting=len(fitting))
 
 
-def _records(file: Path) -> Iterator[Record]:
+def records_of(file: Path) -> Iterator[Record]:
+    """The records of the file, one after another. Raises `UserError` at its end with all lines that are none."""
     faults: list[str] = []
     for number, raw in read_rows(file):
         schema = raw.get("schema")
@@ -104,7 +105,8 @@ def _none(read: int, select: Mapping[str, Any]) -> str:
     return f"none of its {read:,} rows says {wanted} in its meta" if read else "has no rows"
 
 
-def _row(record: Record, root: Path, whole: bool) -> TrainRow:
+def row_of(record: Record, root: Path, *, whole: bool = True) -> TrainRow:
+    """One record as a row; see `read_file_rows`."""
     if isinstance(record, Example):
         prompt, answer, id_ = record.prompt, record.completion, record.id
     elif isinstance(record, Prompt):

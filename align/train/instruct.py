@@ -29,6 +29,7 @@ def work(context: Context) -> LoraWork:
     )
     return LoraWork(
         context,
+        counted=True,
         stage="instruct",
         method="sft",
         rows=found.rows,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from align.models.load import LoadedModel, load_vlm
 from align.models.quiet import quiet
@@ -48,6 +48,9 @@ from annotate.errors import UserError
 from annotate.records import Failure
 from annotate.stage import Progress
 
+if TYPE_CHECKING:
+    from align.train.meter import Measured as Counts
+
 Method = Literal["dpo", "sft"]
 Measured = Sequence[tuple[TrainRow, Size]]
 """The rows that are trained on, with their tokens."""
@@ -70,6 +73,8 @@ class Trained:
     """Or the model, where it was trained without one."""
     notes: dict[str, str]
     """How it was computed: "shared prefixes" and "reference log-probabilities", for the card."""
+    measured: Counts | None
+    """What it put through the model; None for DPO, and where a part of it was not counted."""
 
 
 def train_lora(
@@ -128,8 +133,9 @@ def train_lora(
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         final = folder / saved.kind(settings)
         _save(trainer, model, final, digest=loaded.digest)
+        counted = trainer.meter.total(trainer.accelerator) if method == "sft" else None
     log = _log(trainer.state.log_history)
-    return Trained(log=log, failures=failures, n_rows=len(measured), adapter=final, notes=notes)
+    return Trained(log=log, failures=failures, n_rows=len(measured), adapter=final, notes=notes, measured=counted)
 
 
 def check_options(settings: Train, stage: str, method: Method) -> None:
@@ -208,6 +214,7 @@ def _build_dpo(
 def _build_sft(
     loaded: LoadedModel, measured: Measured, tokens: list[int], settings: Train, args: Any, folder: Path, tell: Progress
 ) -> tuple[Any, dict[str, str]]:
+    from align.train.meter import Meter
     from align.train.packing import why_not_shared
     from align.train.trainers import ExampleTrainer, Watch
 
@@ -227,6 +234,8 @@ def _build_sft(
         sharing=sharing,
     )
     rehearse(trainer, tokens, [row.id for row in rows])
+    trainer.meter = Meter(loaded.model, loaded.encoder.image_id)
+    trainer.add_callback(trainer.meter)  # before what seals a checkpoint
     trainer.add_callback(Watch(tell, check_dpo_start=False))
     shared = {"rows of one question": "share their image and what they begin with (the loss is TRL's)"}
     return trainer, (shared if sharing else {}) | plan_batches(trainer, rows, tokens, settings)

@@ -4,7 +4,8 @@ Out: `adapter/` (PEFT, safetensors), or `model/` where none was trained, `log.js
 
     {"step": 1, "learning_rate": 0.0003, "loss": 0.6931471824645996, "rewards/margins": 0.0, …}
 
-`failures.jsonl` with the rows that could not be trained on, `card.md`, and of `instruct` `snapshots/step-N/`.
+`failures.jsonl` with the rows that could not be trained on, `card.md`, of `pretrain` and `instruct` `tokens.json` (see
+`align.train.counted`), and of `instruct` `snapshots/step-N/`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from align.models.merge import merge_adapter
 from align.settings import Train
 from align.train import checkpoints, ranks
 from align.train.card import adapter_card
+from align.train.counted import account, notes_of
 from align.train.lora_rows import TrainRow, rows_sha256
 from align.train.lora_run import Method, check_options, train_lora
 from align.train.sampled import Sampled
@@ -55,12 +57,13 @@ class LoraWork:
         left_out: Sequence[Failure] = (),
         funnel: Mapping[str, int] | None = None,
         merged: bool = False,
+        counted: bool = False,
     ) -> None:
         """`beside`: small text files that go with the adapter; `sampled`: what is known of DPO's reference.
 
         `start`: another model than the recipe's to begin with, and its hash; a function builds it below `work`.
         `left_out`: rows that failed before; `funnel`: what is told before the rows; `merged`: a whole model is left
-        beside an adapter, too.
+        beside an adapter, too; `counted`: its tokens are told, planned and measured.
         """
         settings: Train = context.recipe.block(stage) or Train()
         check_options(settings, stage, method)
@@ -73,6 +76,7 @@ class LoraWork:
         self._seed = context.recipe.seed
         self._model, self._model_sha256 = start or (context.model, context.model_sha256)
         self._left_out, self._before, self._merged = tuple(left_out), dict(funnel or {}), merged
+        self._counted = counted
 
     @cached_property
     def units(self) -> Sequence[Unit]:
@@ -125,6 +129,11 @@ class LoraWork:
                 "notes": made.notes,
                 "weights_sha256": weights_sha256(made.adapter),
             }
+            if self._counted and made.measured is not None:
+                failed = {failure.record_id for failure in made.failures}
+                line["tokens"] = account(
+                    model, self._settings, [r for r in self._rows if r.id not in failed], made.measured, made.log
+                )
             done(unit.key, line)
             checkpoints.remove(folder)
 
@@ -141,12 +150,15 @@ class LoraWork:
         reasons = Counter(f.reason.value for f in failures)
         given = len(self._rows) + len(self._left_out)
         trained = given - len(failures)
+        counts = {k: v for k, v in line.get("tokens", {}).items() if k != "seconds"}  # the same on every run
+        notes = {**line.get("notes", {}), **(notes_of(counts) if counts else {})}
         return Compiled(
             files={
                 name: made,
                 "log.jsonl": "".join(dump_line(entry) for entry in line["log"]),
                 "failures.jsonl": failures,
-                "card.md": self._card(line["log"], trained, line["weights_sha256"], line.get("notes", {})),
+                "card.md": self._card(line["log"], trained, line["weights_sha256"], notes),
+                **({"tokens.json": counts} if counts else {}),
                 **self._beside,
                 **({"model": made.with_name("model")} if self._merged else {}),
                 **({"snapshots": made.with_name("snapshots")} if getattr(self._settings, "snapshots", ()) else {}),

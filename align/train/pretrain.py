@@ -44,6 +44,7 @@ def work(context: Context) -> LoraWork:
     )
     return LoraWork(
         context,
+        counted=True,
         stage="pretrain",
         method="sft",
         rows=found.rows,

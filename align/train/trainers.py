@@ -25,6 +25,7 @@ from trl import DPOTrainer, SFTTrainer
 from align.settings import Train
 from align.train.batches import Batches
 from align.train.checkpoints import marker_of, seal
+from align.train.meter import Meter
 from align.train.packing import share_prefixes
 from align.train.parts import split_groups
 from align.train.saved import kind
@@ -211,10 +212,17 @@ class ExampleTrainer(_Planned, _Paced, _Sporadic, _Whole, _Silent, SFTTrainer):
     `sharing`: the batches hold packed rows (`align.train.packing`), as for `PreferenceTrainer`.
     """
 
+    meter: Meter | None = None
+
     def __init__(self, *, sharing: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if sharing:
             share_prefixes(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.meter is not None:
+            self.meter.batch(inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 class Watch(TrainerCallback):

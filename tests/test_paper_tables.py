@@ -195,7 +195,11 @@ def test_reference_numbers_stay_apart_and_their_differences_are_taken_again(runs
     assert tuned["values"] == [65.4, 80.0, None, 60.0]
     assert [None if d is None else round(d, 1) for d in tuned["deltas"]] == [19.6, None, None, -8.3]
     # 19.6 is what the numbers give; 42.1 is within rounding of 42.2; −9.3% is not
-    assert part["contradictions"] == ["MM-ft, Noisy: the paper prints −9.3%, its numbers give −8.3%"]
+    # the mean of 88.0 and 1.0 is not 2.0
+    assert part["contradictions"] == [
+        "MM-none, Avg.: the paper prints 2, its numbers give 44.50",
+        "MM-ft, Noisy: the paper prints −9.3%, its numbers give −8.3%",
+    ]
     # the same cells with and without them
     without = made(capsys, re.sub(r"    (reference|printed):.*\n", "", LAYOUT), runs)["parts"][0]
     assert without["rows"] == part["rows"] and without["reference"] is None
@@ -430,3 +434,56 @@ tables: {table_2: {columns: [tokens], rows: [mlan, mlan_v, llava]}}
     assert round(cell["delta"]["mean"], 2) == 47.76
     assert cells(found, "llava")["tokens"]["why"] == "llava: no instruct/tokens.json"
     assert "14,939,955 (+47.76%)" in render_text(found)
+
+
+# ------------------------------------------------------------------------------------------------- the shipped layouts
+
+ROOT = Path(__file__).parent.parent
+SIGHT, MLAN = ROOT / "recipes/sight_beyond_text/paper.yaml", ROOT / "recipes/mlan/paper.yaml"
+
+
+def test_the_shipped_layouts_on_no_runs_are_all_dashes(tmp_path, capsys):
+    for path, tables, figures in ((SIGHT, 6, 5), (MLAN, 4, 5)):
+        assert main(["analyse", "paper", str(path), "--runs", str(tmp_path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        kinds = [part["kind"] for part in found["parts"]]
+        assert (kinds.count("table"), kinds.count("figure")) == (tables, figures)
+        assert list(numbers(found["parts"])) == []
+        shown = [row["cells"] for part in found["parts"] for row in part["rows"]]
+        assert shown and all(
+            cell["why"].startswith("no run ") or "no /" in cell["why"] for c in shown for cell in c.values()
+        )
+
+
+def test_where_sight_beyond_text_contradicts_itself(tmp_path, capsys):
+    main(["analyse", "paper", str(SIGHT), "--runs", str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [said for part in found["parts"] for said in part["contradictions"]] == [
+        "MM-LLaMA3-8B-ft, mc2: the paper prints −0.5, its numbers give +0.0",
+        "GPT-4V-turbo (1201), Ethics: the paper prints +1.3, its numbers give +0.7",
+        "MM-LLaMA2-chat-ft, SQuAD F1: the paper prints −9.3, its numbers give −9.9",
+        "MM-LLaMA3-8B-ft, BoolQ: the paper prints −14.3, its numbers give −14.8",
+        "MM-LLaMA3-8B-lora, MathQA: the paper prints −0.8, its numbers give +0.3",
+    ]
+    rows = {row["key"]: row for row in found["parts"][0]["reference"]["rows"]}
+    # LoRA against full tuning on Ethics over the seven language models that have both: 7.2 (section 3.1)
+    pairs = [(rows[k]["values"][0], rows[k.replace("-lora", "-ft")]["values"][0]) for k in rows if k.endswith("-lora")]
+    assert len(pairs) == 7 and round(sum(ft - lora for lora, ft in pairs) / 7, 1) == 7.2
+    groups = [row["group"] for row in found["parts"][0]["rows"]]
+    assert groups == sorted(groups, reverse=True) and set(groups) == {"base LM", "aligned LM"}
+
+
+def test_mlans_gains_and_tokens_follow_from_its_numbers(tmp_path, capsys):
+    main(["analyse", "paper", str(MLAN), "--runs", str(tmp_path), "--json"])
+    found = {part["key"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
+    table = found["table_1"]
+    rows = {row["key"]: dict(zip([c["key"] for c in table["columns"]], row["deltas"], strict=True))
+            for row in table["reference"]["rows"]}  # fmt: skip
+    gain = {name: (rows["llama2-mlan"][name] + rows["vicuna-mlan"][name]) / 2 for name in ("overall", "lang", "vision")}
+    assert gain == pytest.approx({"overall": 15.4, "lang": 19.05, "vision": 10.4})  # section 1: 15.4, 19.1, 10.4
+    assert table["contradictions"] == []
+    more = {row["key"]: row["deltas"][0] for row in found["table_2"]["reference"]["rows"]}
+    assert [round(d, 2) for d in more.values() if d is not None] == [47.76, 191.22, 286.65, 358.53]
+    assert found["table_2"]["contradictions"] == [
+        "MLAN_v, Vicuna (50% vision), Tokens: the paper prints +191.30%, its numbers give +191.22%"
+    ]

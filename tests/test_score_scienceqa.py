@@ -67,6 +67,7 @@ def test_accuracy_and_the_classes_of_the_papers_table(world, capsys):
         "accuracy_lan": (0.5, 2),
         "accuracy_g1_6": (1.0, 2),
         "accuracy_g7_12": (0.5, 2),
+        "accuracy_without_img": (0.5, 2),
     }
     assert warnings == []
 

@@ -27,8 +27,8 @@ def reference_rows(layout: Layout, part: Part) -> list[Json]:
 
 
 def contradictions(layout: Layout, part: Part) -> list[str]:
-    """Where a printed difference is not that of the printed numbers, in sentences."""
-    said = []
+    """Where a printed difference or mean is not that of the printed numbers, in sentences."""
+    said = list(_means(layout, part))
     for key, printed in (part.printed or {}).items():
         for i, (told, bounds) in enumerate(zip(printed, _deltas(layout, part, key), strict=True)):
             if told is None or bounds is None:
@@ -42,6 +42,22 @@ def contradictions(layout: Layout, part: Part) -> list[str]:
                 theirs, ours = (f"{n:+.{digits}f}{sign}".replace("-", "−") for n in (told, bounds[1]))
                 said.append(f"{where}: the paper prints {theirs}, its numbers give {ours}")
     return said
+
+
+def _means(layout: Layout, part: Part) -> Iterator[str]:
+    columns = list(part.columns or ())
+    for key, values in (part.reference or {}).items():
+        by_name = dict(zip(columns, values, strict=True))
+        for name in columns:
+            parts = [by_name.get(inner) for inner in layout.columns[name].mean_of or ()]
+            known = [value for value in parts if value is not None]
+            told, unit = by_name[name], 10 ** -layout.columns[name].digits
+            if told is None or not parts or len(known) < len(parts):
+                continue
+            ours = sum(known) / len(known)
+            if abs(ours - told) > unit + 1e-9:  # half of it by rounding the mean, half by rounding the parts
+                where = f"{layout.rows[key].label or key}, {layout.columns[name].label or name}"
+                yield f"{where}: the paper prints {told:g}, its numbers give {ours:.2f}"
 
 
 def _deltas(layout: Layout, part: Part, key: str) -> Iterator[tuple[float, float, float] | None]:

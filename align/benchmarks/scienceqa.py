@@ -57,11 +57,15 @@ def of_class(measure: Measure, name: str) -> Measure:
 
 
 def measures_of(categories: Iterable[str]) -> tuple[Measure, ...]:
-    """Accuracy, and that of each class that is there."""
-    there = {name for category in categories for name in category.split()}
-    return tuple(m for m in MEASURES if m.name == "accuracy" or m.name.removeprefix("accuracy_") in there)
+    """Accuracy, that of each class that is there, and that of the questions without an image where others have one."""
+    found = {frozenset(category.split()) for category in categories}
+    there = {name for names in found for name in names}
+    known = tuple(m for m in MEASURES if m.name == "accuracy" or m.name.removeprefix("accuracy_") in there)
+    return (*known, WITHOUT_IMAGE) if "img" in there and any("img" not in names for names in found) else known
 
 
+WITHOUT_IMAGE = replace(mean("accuracy"), name="accuracy_without_img", only=lambda o: "img" not in o.category.split())
+"""No class of the paper's: MLAN (arXiv:2411.10557, Appendix C.1) takes the mean of this half and of the other."""
 MEASURES = (mean("accuracy"), *(of_class(mean("accuracy"), name) for name in CLASSES))
 
 

@@ -81,19 +81,23 @@ def _part_text(part: Found, found: Found) -> str:
             [row["label"], *(cell_text(row["cells"][c["key"]], c) for c in part["columns"]), run_of(row)]
             for row in part["rows"]
         ]
-        out += _grid([["", *_heads(part), "run"], *body], [row["group"] for row in part["rows"]])
+        heads = [[*line, last] for line, last in zip(_heads(part), ("", "run"), strict=True)]
+        out += _grid(heads, body, [row["group"] for row in part["rows"]])
     for said in _said(part):
         out += textwrap.wrap(said, WIDTH, subsequent_indent="  ")
     if part["reference"]:
         out += ["", f"    {_reference_head(found)}"]
         rows = part["reference"]["rows"]
         body = [[row["label"], *_reference_cells(row, part)] for row in rows]
-        out += [f"    {line}" for line in _grid([["", *_heads(part)], *body], [row["group"] for row in rows])]
+        out += [f"    {line}" for line in _grid(_heads(part), body, [row["group"] for row in rows])]
     return "\n".join(out)
 
 
-def _heads(part: Found) -> list[str]:
-    return [" ".join(filter(None, (c["under"], c["label"]))) for c in part["columns"]]
+def _heads(part: Found) -> list[list[str]]:
+    """Two lines: what columns side by side share, and their own names."""
+    over = [c["under"] for c in part["columns"]]
+    first = ["" if i and name == over[i - 1] else name for i, name in enumerate(over)]
+    return [["", *first], ["", *(c["label"] for c in part["columns"])]]
 
 
 def _reference_head(found: Found) -> str:
@@ -114,12 +118,13 @@ def _reference_cells(row: Found, part: Found) -> list[str]:
     return cells
 
 
-def _grid(rows: Sequence[Sequence[str]], groups: Sequence[str]) -> list[str]:
+def _grid(heads: Sequence[Sequence[str]], rows: Sequence[Sequence[str]], groups: Sequence[str]) -> list[str]:
     """Aligned lines; a group's name stands before its first row."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    out = [lines[0], "-" * max(map(len, lines))]
-    for i, line in enumerate(lines[1:]):
+    every = [*heads, *rows]
+    widths = [max(len(row[i]) for row in every) for i in range(len(heads[-1]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in every]
+    out = [*filter(None, lines[: len(heads)]), "-" * max(map(len, lines))]
+    for i, line in enumerate(lines[len(heads) :]):
         if groups[i] and (not i or groups[i] != groups[i - 1]):
             out.append(f"[{groups[i]}]")
         out.append(line)
@@ -173,7 +178,7 @@ def _diversity(part: Found) -> list[str]:
         return [f"{DASH} {part['why']}"]
     head, rows = diversity.rows(part["diversity"])
     body = [[cell if isinstance(cell, str) else " ".join(filter(None, cell)) for cell in row] for row in rows]
-    return _grid([head, *body], [""] * len(body))
+    return _grid([head], body, [""] * len(body))
 
 
 # ---------------------------------------------------------------------------------------------------------------- page

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from safetensors.torch import load_file
 from test_train import stage_context
 from test_train_batches import rows_of_both_kinds
 from tiny_llava import save_tiny_llava
+from torch.nn.modules.module import register_module_full_backward_hook
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from align.models.load import load_vlm
 from align.settings import Lora, Parts, Train
 from align.train import rejection
 from align.train.batches import Batches
-from align.train.lora_rows import TrainRow
+from align.train.lora_rows import TrainRow, as_dataset, collate_examples
 from align.train.lora_run import check_options, train_lora
-from align.train.parts import part_of
+from align.train.parts import choose, part_of
 from annotate.errors import UserError
 from annotate.records import Example
 
@@ -254,6 +257,72 @@ def test_only_a_recipe_that_asks_for_an_order_has_another_key(model: Path, tmp_p
 
     assert key(Train()) == key(Train(order="random"))
     assert len({key(Train(batches="unimodal", order=o)) for o in ("random", "language_first", "vision_first")}) == 3
+
+
+# -------------------------------------------------------------------------------------------------- the connector alone
+
+
+def passes_backwards(train_it: Callable[[], Any]) -> int:
+    """How often a module of the vision tower is passed backwards."""
+    passed: list[str] = []
+    hook = register_module_full_backward_hook(
+        lambda module, *gradients: passed.append("tower") if type(module).__name__.startswith("CLIP") else None
+    )
+    try:
+        train_it()
+    finally:
+        hook.remove()
+    return len(passed)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_connector_alone_costs_no_pass_backwards_through_the_tower(
+    model: Path, tmp_path: Path, checkpointing: bool
+) -> None:
+    rows = questions(tmp_path / "images", 6, 0)
+    trl = {"gradient_checkpointing": checkpointing}
+    alone = Parts(language="frozen", projector="full")
+    assert passes_backwards(lambda: train(model, rows, tmp_path / "out", parts=alone, order="random", trl=trl)) == 0
+    if not checkpointing:
+        with_tower = Parts(language="frozen", projector="full", tower="full")
+        # the hooks would tell
+        assert passes_backwards(lambda: train(model, rows, tmp_path / "more", parts=with_tower, order="random")) > 0
+
+
+def test_the_connector_alone_learns_as_with_a_plain_trainer(model: Path, tmp_path: Path) -> None:
+    """Transformers' Trainer scores every token, we those that have labels."""
+    rows = questions(tmp_path / "images", 7, 0)
+    ours = train(model, rows, tmp_path / "ours", parts=Parts(language="frozen", projector="full"), order="random")
+    loaded = load_vlm(model)
+    choose(loaded.model, Parts(language="frozen", projector="full"))
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "theirs"),
+        seed=2,
+        use_cpu=True,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        per_device_train_batch_size=2,
+        num_train_epochs=1,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        weight_decay=0.1,
+    )
+    theirs = Trainer(
+        model=loaded.model,
+        args=args,
+        train_dataset=as_dataset(rows),
+        data_collator=collate_examples(rows, loaded.encoder),
+    )
+    theirs.remove_callback(PrinterCallback)
+    theirs.train()
+    logged = [entry for entry in theirs.state.log_history if "loss" in entry]
+    assert len(logged) == 4
+    for name in ("loss", "grad_norm"):
+        assert [e[name] for e in ours.log] == pytest.approx([e[name] for e in logged], rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- two processes

@@ -216,7 +216,7 @@ def _build_sft(
 ) -> tuple[Any, dict[str, str]]:
     from align.train.meter import Meter
     from align.train.packing import why_not_shared
-    from align.train.trainers import ExampleTrainer, Watch
+    from align.train.trainers import ExampleTrainer, Watch, score_trained_tokens_alone
 
     rows = [row for row, _ in measured]
     by_prompt = settings.batch_by == "prompts"
@@ -233,6 +233,8 @@ def _build_sft(
         data_collator=collate_examples(rows, loaded.encoder, sharing=sharing),
         sharing=sharing,
     )
+    if settings.parts.language == "frozen" and not sharing:
+        score_trained_tokens_alone(trainer.model)
     rehearse(trainer, tokens, [row.id for row in rows])
     trainer.meter = Meter(loaded.model, loaded.encoder.image_id)
     trainer.add_callback(trainer.meter)  # before what seals a checkpoint

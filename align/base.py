@@ -1,6 +1,6 @@
 """Which model a recipe means: a folder, a hub name, or another recipe that trains it.
 
-`model: recipes/demo_base.yaml` is the model that recipe's stage `tune` or `instruct` makes (and as `backbone:`, what
+`model: recipes/demo_base.yaml` is the model that the recipe's last tuning stage makes (and as `backbone:`, what
 its `language` makes): the one in `runs/` when it is current, else the trained copy that ships with the repository,
 
     data/demo_base/base.json   {"recipe_sha256": "…", "seed": 0, "dev": {…}}
@@ -144,7 +144,8 @@ def _folder(path: Path, note: str) -> Resolved:
 def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path | None) -> Resolved:
     if stage == "language" and base.backbone:
         return Models(base).backbone or _nothing(base, key, stage)
-    stage = base.model_stage or stage if stage == "tune" else stage
+    if stage == "tune":
+        stage = base.model_stage or base.start_stage or stage
     if base.block(stage) is None:
         return _nothing(base, key, stage)
     state = state_of(base, STAGES[stage], Models(base))
@@ -153,7 +154,7 @@ def _of_recipe(base: Recipe, key: str, stage: str, shipped: Path | None) -> Reso
     trained = base.folder / stage
     remedy = f"train it with `align {stage} {base.path}`" + " (the demo's: make demo-base)" * bool(shipped)
     receipt = shipped.parent / "base.json" if shipped else None
-    if not shipped or not receipt or not receipt.is_file() or stage == "instruct":
+    if not shipped or not receipt or not receipt.is_file() or stage not in ("tune", "language"):
         raise UserError(f"{key}: {trained} is not there ({state.kind}); {remedy}")
     try:
         found = json.loads(receipt.read_text(encoding="utf-8"))

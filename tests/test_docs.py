@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,23 @@ def test_every_make_target_that_the_documents_name_exists() -> None:
         assert named <= targets, f"{page} names {named - targets}"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda p: p.stem)
+NO_RECIPES = re.compile(r"accelerate/|mix_|paper")
+"""What else lies below recipes/: of `accelerate launch`, `align mix` and `align analyse paper`."""
+RECIPES = [p for p in sorted(ROOT.glob("recipes/**/*.yaml")) if not NO_RECIPES.search(str(p.relative_to(ROOT)))]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_recipe_loads(path: Path) -> None:
     assert load_recipe(path).name
+
+
+@pytest.mark.parametrize("page", ["sight_beyond_text", "mlan"])
+def test_every_run_of_the_sister_systems_is_a_sound_recipe(page: str) -> None:
+    text = (ROOT / "recipes" / page / "README.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"^align run (.*?)(?:  +#.*)?$", text, flags=re.M)]
+    assert len(commands) >= 6
+    names = [load_recipe(ROOT / file, changes).name for file, *changes in commands]
+    assert len(set(names)) == len(names)
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

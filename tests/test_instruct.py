@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from launched import ended, start
 from safetensors.torch import load_file
 from tiny_llava import ask_about, save_image
 from tiny_parts import save_clip, save_language_model
@@ -21,7 +22,7 @@ from align.train.file_rows import read_file_rows, without_images
 from align.train.lora_rows import collate_examples
 from align.train.rows import Conversation
 from annotate.errors import UserError
-from annotate.jsonl import dump_line
+from annotate.jsonl import dump_line, read_rows
 from annotate.records import Example, Prompt, Record, Turn, replace
 
 
@@ -267,3 +268,24 @@ def test_a_typo_is_refused_with_its_line(
     (tmp_path / "recipe.yaml").write_text("".join(b for b in blocks if not b.startswith(f"{key}:")) + line + "\n")
     assert main(["status", str(tmp_path / "recipe.yaml")]) == 2
     assert re.search(told, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2.yaml"])
+def test_two_processes_learn_what_one_does(config: str, world: Path, tmp_path: Path) -> None:
+    """Both stages, over rows with and without images: none waits for the other for ever."""
+    logs = {}
+    for name, n_rows in (("one", 2), ("two", 1)):
+        (tmp_path / name).mkdir()
+        file = recipe(world, tmp_path / name)
+        given = [f"{stage}.trl.per_device_train_batch_size={n_rows}" for stage in ("pretrain", "instruct")]
+        if name == "one":
+            assert main(["instruct", str(file), *given]) == 0
+        else:
+            code, _, errors = ended(start(config, "instruct", file, *given))
+            assert code == 0, errors[-3000:]
+        run = tmp_path / name / "runs" / "built"
+        logs[name] = {stage: [r for _, r in read_rows(run / stage / "log.jsonl")] for stage in ("pretrain", "instruct")}
+    for stage in ("pretrain", "instruct"):
+        one, two = ([row["loss"] for row in logs[name][stage]] for name in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-4), stage

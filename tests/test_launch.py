@@ -54,7 +54,11 @@ def test_two_processes_one_of_them_killed_learn_what_one_does(tmp_path: Path, co
 @pytest.mark.parametrize(
     ("verb", "change", "told"),
     [
-        ("sample", "seed=0", "align sample runs in one process; several are for align dpo, align steerlm, "),
+        (
+            "sample",
+            "seed=0",
+            "align sample runs in one process; several are for align pretrain, align instruct, align dpo, ",
+        ),
         ("dpo", "dpo.trl.save_steps=5", "write `checkpoint_every:` beside `trl:`"),  # the first one reads the recipe
         ("dpo", "dpo.max_length=3", "dpo: no row to train on (too_long): row "),  # all of them find that
     ],

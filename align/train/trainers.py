@@ -217,6 +217,8 @@ class ExampleTrainer(_Planned, _Paced, _Sporadic, _Whole, _Silent, SFTTrainer):
 
     def __init__(self, *, sharing: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if self.is_fsdp_enabled:
+            self.accelerator.prepare = partial(with_head_in_root, self.accelerator.prepare, self.model)
         if sharing:
             share_prefixes(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
 
@@ -224,6 +226,22 @@ class ExampleTrainer(_Planned, _Paced, _Sporadic, _Whole, _Silent, SFTTrainer):
         if self.meter is not None:
             self.meter.batch(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
+
+
+def with_head_in_root(prepare: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    """`prepare(*args)` of accelerate, where FSDP2 gathers a head that learns with the whole model.
+
+    Left to itself it gathers the head when its module runs, which never does: TRL's loss takes the matrix. TRL then
+    gathers it itself, and each process keeps the gradient of its own rows alone.
+    """
+    head = model.get_output_embeddings()
+    if not head.weight.requires_grad or head.weight is model.get_input_embeddings().weight:
+        return prepare(*args, **kwargs)
+    model.get_output_embeddings = lambda: None  # so that accelerate does not set it apart
+    try:
+        return prepare(*args, **kwargs)
+    finally:
+        del model.get_output_embeddings
 
 
 class Watch(TrainerCallback):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from annotate.purse import dollars
-from annotate.stage import Estimate, Line
+from annotate.stage import Estimate, Line, Reading
 
 if TYPE_CHECKING:
     from annotate.lanes import Lane
@@ -109,6 +109,8 @@ def _together(limits: Sequence[float | None]) -> float | None:
 
 def spelled(found: Estimate) -> list[str]:
     """The estimate in lines for the terminal."""
+    if found.reading:
+        return _read(found.reading)
     if not found.calls:
         here = f"; up to {found.output_tokens:,} tokens are written here" if found.output_tokens else ""
         return [f"no calls ({found.cached} answered already){here}" if found.cached else f"no calls{here}"]
@@ -121,6 +123,20 @@ def spelled(found: Estimate) -> list[str]:
     if found.days > 1:
         lines.append(f"{found.days} days at {found.requests_per_day:,} requests a day")
     return lines
+
+
+def _read(found: Reading) -> list[str]:
+    """What a training reads."""
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in found.left_out.items())
+    passes = f"{found.passes:.2f}".rstrip("0").rstrip(".")
+    return [
+        f"{found.rows:,} rows, {found.with_images:,} with images: {found.lm_tokens:,} tokens of the language model, "
+        f"{found.image_tokens:,} of them images, {found.trained_tokens:,} with loss",
+        f"{passes} {'pass' if passes == '1' else 'passes'} over them: {round(found.lm_tokens * found.passes):,} "
+        f"tokens, about {found.flops * found.passes:.3g} floating-point operations",
+        *([f"left out: {left_out}"] if left_out else []),
+        f"({found.basis})",
+    ]
 
 
 def _tokens(found: Estimate) -> str:

@@ -57,6 +57,27 @@ class Compiled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a training will put through its language model, before a weight is read."""
+
+    rows: int
+    with_images: int
+    left_out: Mapping[str, int]
+    """Rows that cannot be trained on, by reason."""
+    lm_tokens: int
+    """Of the rows once: images, prompts and answers."""
+    image_tokens: int
+    trained_tokens: int
+    """Of these, the ones that carry the loss."""
+    passes: float
+    """How often the rows are gone through."""
+    flops: int
+    """Floating-point operations of one pass."""
+    basis: str
+    """What counted, and with which formula."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What the missing units would take, before any is spent."""
 
@@ -81,6 +102,8 @@ class Estimate:
     basis: str = ""
     """What the tokens were guessed from."""
     prices_as_of: str = ""
+    reading: Reading | None = None
+    """Of a training whose tokens are counted."""
 
 
 class Work(Protocol):

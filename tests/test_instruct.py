@@ -127,6 +127,29 @@ def test_both_stages_say_what_they_read_and_it_is_what_the_rows_hold(built: Path
         assert f"{told['measured']['lm']:,}, and" in (built / stage / "card.md").read_text()
 
 
+def test_an_estimate_before_any_training_is_what_the_trainings_then_read(
+    world: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", str(recipe(world, tmp_path)), "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out.splitlines()[-1])["stages"]
+    for told in stages:
+        found = json.loads((built / told["stage"] / "tokens.json").read_text())
+        reading = told["reading"]
+        assert reading["passes"] == found["epochs"] == 1.0
+        assert reading["rows"] == found["measured"]["rows"]
+        assert reading["lm_tokens"] == found["measured"]["lm"]
+        assert reading["image_tokens"] == found["measured"]["image"]
+        assert reading["trained_tokens"] == found["measured"]["trained"]
+        assert reading["flops"] == found["flops"]["total"]
+    assert [told["stage"] for told in stages] == ["pretrain", "instruct"]
+    assert not (tmp_path / "runs").exists()
+
+    assert main(["estimate", str(recipe(world, tmp_path)), "instruct.max_length=40"]) == 0
+    said = capsys.readouterr().out
+    assert "counted with the tokenizer and processor of lm and clip" in said
+    assert "left out: 2 too_long" in said
+
+
 def test_stage_2_teaches_projector_and_language_model(built: Path) -> None:
     moved = changed(built / "pretrain" / "model", built / "instruct" / "model")
     assert {part(name) for name in moved} == {"linear_1", "linear_2", "language"}

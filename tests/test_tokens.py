@@ -17,6 +17,7 @@ from align.models.lengths import Asked, Length, Lengths
 from align.settings import Lora, Parts, Train
 from align.tokens import Flops, Model, Stack, Tokens, table, training_flops
 from align.train.counted import asked_rows, count, model_of
+from align.train.modules import tensors
 from align.train.preflight import look_ahead
 from annotate import pixels
 from annotate.errors import UserError
@@ -295,7 +296,7 @@ def test_operations_are_those_that_torch_counts(llava: Path, root: Path, learns:
     image = save_image(root, "f.png", seed=5)
     row = Asked(ask_about(image, text="Which digit is blue? " * 8).turns, [root / image.path], "Four. " * 20)
     counted = count([row], Lengths(ahead.encoder)).tokens
-    expected = training_flops(counted, model_of(llava, ahead.config, settings))
+    expected = training_flops(counted, model_of(list(tensors(llava)), ahead.config, settings))
 
     model = AutoModelForImageTextToText.from_pretrained(llava, attn_implementation="eager")
     for name, parameter in model.named_parameters():

@@ -102,6 +102,14 @@ def estimate(options: argparse.Namespace, console: Console) -> int:
 def _estimate(runner: Runner, stage: Stage, state: State) -> tuple[Estimate | None, bool]:
     """The estimate and whether it is exact; None where it depends on what is not there yet."""
     context = runner.context(stage)
+    if stage.name in ("pretrain", "instruct"):
+        from align.train.planned import estimate_training
+
+        bar = runner.console.bar(stage.name, 0, 0)
+        try:
+            return estimate_training(context, stage.name, progress=bar.set), True
+        finally:
+            bar.close()
     exact = not state.why.startswith("waits for")
     if not exact:
         if stage.name != "annotate":

@@ -81,13 +81,16 @@ def _count(
     from align.models.quiet import quiet
     from align.settings import Parts, Train
     from align.train.counted import asked_rows, count, model_of
+    from align.train.modules import tensors
     from align.train.preflight import look_ahead
 
     with quiet():
         ahead = look_ahead(folder)
     lengths = Lengths(ahead.encoder)
     limit = options.max_length or ahead.n_positions
-    model = model_of(folder, ahead.config, Train(parts=Parts(language=options.language, projector="full")))
+    model = model_of(
+        list(tensors(folder)), ahead.config, Train(parts=Parts(language=options.language, projector="full"))
+    )
     bar = console.bar("tokens", 0, 0)
     counted: dict[str, Counted] = {}
     try:

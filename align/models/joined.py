@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from align.models.load import check_folder, first_line
+from align.models.load import check_folder, first_line, ready
 from align.models.template import JINJA
 from annotate.errors import UserError
 from annotate.records import IMAGE_PLACEHOLDER
@@ -102,15 +102,40 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
     return lm.eval(), tokenizer
 
 
+def ahead_of_joining(language: Path, tower: Path) -> tuple[Any, Any]:
+    """Configuration and processor of the VLM that `join` would make of them; no weights are read."""
+    from transformers import AutoConfig, AutoTokenizer, LlavaConfig
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    check_folder(language)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(language, trust_remote_code=False)
+        text = AutoConfig.from_pretrained(language, trust_remote_code=False)
+        vision = _vision_config(tower)
+        images = CLIPImageProcessorPil.from_pretrained(tower)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"{language}, {tower}: cannot be looked at ({first_line(error)})") from error
+    _mark(tokenizer)
+    config = LlavaConfig(vision_config=vision, text_config=text)
+    return config, _processor(images, ready(tokenizer), vision.patch_size)
+
+
+def _vision_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type not in ("clip", "clip_vision_model"):
+        raise UserError(f"{folder}: {config.model_type} is no tower that is known here; take a CLIP")
+    return getattr(config, "vision_config", config)
+
+
 def _tower(folder: Path) -> tuple[Any, Any]:
     """The vision half of a CLIP, and what prepares images for it."""
-    from transformers import AutoConfig, CLIPVisionModel
+    from transformers import CLIPVisionModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     try:
-        kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
-        if kind not in ("clip", "clip_vision_model"):
-            raise UserError(f"{folder}: {kind} is no tower that is known here; take a CLIP")
+        _vision_config(folder)
         vision = CLIPVisionModel.from_pretrained(folder, dtype="auto")
         images = CLIPImageProcessorPil.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
@@ -122,16 +147,22 @@ def _image_token(lm: Any, tokenizer: Any) -> int:
     """The id of `<image>`, new where the tokenizer has none; its rows of the embeddings are the mean of all others."""
     import torch
 
-    if tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER) in (None, tokenizer.unk_token_id):
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_PLACEHOLDER]})
-    tokenizer.init_kwargs["image_token"] = tokenizer.image_token = IMAGE_PLACEHOLDER
-    image_id: int = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+    image_id = _mark(tokenizer)
     rows = lm.get_input_embeddings().num_embeddings
     if image_id >= rows:
         lm.resize_token_embeddings(image_id + 1, pad_to_multiple_of=ROWS_IN, mean_resizing=False)
         with torch.no_grad():
             for table in (lm.get_input_embeddings().weight, lm.get_output_embeddings().weight):
                 table[rows:] = table[:rows].float().mean(dim=0).to(table.dtype)
+    return image_id
+
+
+def _mark(tokenizer: Any) -> int:
+    """Let the tokenizer know `<image>`, where it does not; its id."""
+    if tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER) in (None, tokenizer.unk_token_id):
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_PLACEHOLDER]})
+    tokenizer.init_kwargs["image_token"] = tokenizer.image_token = IMAGE_PLACEHOLDER
+    image_id: int = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
     return image_id
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.models.encode import Encoder
-from align.models.load import LoadedModel, _ready, check_folder, digest_of, first_line, load_vlm
+from align.models.load import LoadedModel, check_folder, digest_of, first_line, load_vlm, ready
 from align.models.quiet import quiet
 from annotate.errors import UserError
 
@@ -63,7 +63,7 @@ def _load_placed(settings: JudgeSettings) -> LoadedModel:
             )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise UserError(f"{folder}: cannot be loaded ({first_line(error)})") from error
-    tokenizer = _ready(processor.tokenizer)
+    tokenizer = ready(processor.tokenizer)
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,

@@ -86,7 +86,7 @@ def load_processor(folder: Path) -> Any:
         raise UserError(f"{folder}: its processor cannot be loaded ({first_line(error)})") from error
     if not hasattr(processor, "image_processor"):
         raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
-    processor.tokenizer = _ready(processor.tokenizer)
+    processor.tokenizer = ready(processor.tokenizer)
     return processor
 
 
@@ -97,7 +97,7 @@ def load_language_model(folder: Path, *, device: Device = "auto") -> LoadedModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            tokenizer = _ready(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+            tokenizer = ready(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
         model = _load(AutoModelForCausalLM, folder, device)
@@ -209,7 +209,8 @@ def _merge(model: Any, adapter: Path) -> Any:
         raise UserError(f"{adapter}: does not fit this model ({first_line(error)})") from error
 
 
-def _ready(tokenizer: Any) -> Any:
+def ready(tokenizer: Any) -> Any:
+    """The tokenizer with a token to fill rows up with."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer

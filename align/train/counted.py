@@ -124,7 +124,7 @@ def account(
     """
     ahead = look_ahead(model)
     once = count(asked_of(rows), Lengths(ahead.encoder)).tokens
-    shapes = model_of(model, ahead.config, settings)
+    shapes = model_of(list(tensors(model)), ahead.config, settings)
     costs = {"flops_once": training_flops(once, shapes), "flops": training_flops(measured.tokens, shapes)}
     return {
         "rows_once": asdict(once),
@@ -153,9 +153,8 @@ def notes_of(told: Mapping[str, Any]) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 
-def model_of(folder: Path, config: Any, settings: Train) -> Model:
-    """What computes in a model, from the heads of its weights' files and its configuration."""
-    shapes = list(tensors(folder))
+def model_of(shapes: Sequence[tuple[str, Sequence[int]]], config: Any, settings: Train) -> Model:
+    """What computes in a model, from the shapes of its weights (`modules.tensors`) and its configuration."""
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     names = {name.rpartition(".")[0].rpartition(".")[2] for name, _ in shapes}
     looked_up = ("position_embedding", *(["embed_tokens"] if "lm_head" in names else []))  # tied: it is the head, too

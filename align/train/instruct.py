@@ -10,23 +10,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from align.context import Context
-from align.train.file_rows import read_file_rows
+from align.recipe import Recipe
+from align.train.file_rows import FileRows, read_file_rows
 from align.train.lora_stage import LoraWork
 
 
-def work(context: Context) -> LoraWork:
-    settings = context.recipe.instruct
+def rows_of(recipe: Recipe) -> FileRows:
+    """What the stage trains on."""
+    settings = recipe.instruct
     assert settings is not None
-    found = read_file_rows(
+    return read_file_rows(
         Path(settings.rows),
         Path(settings.image_root),
         stage="instruct",
-        seed=context.recipe.seed,
+        seed=recipe.seed,
         images=settings.images,
         select=settings.select,
         n=settings.n,
         whole=settings.learn == "all_answers",
     )
+
+
+def work(context: Context) -> LoraWork:
+    found = rows_of(context.recipe)
     return LoraWork(
         context,
         counted=True,

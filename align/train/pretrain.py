@@ -9,17 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from align.context import Context
-from align.train.file_rows import read_file_rows
+from align.recipe import Recipe
+from align.train.file_rows import FileRows, read_file_rows
 from align.train.lora_stage import LoraWork
 from annotate.records import sha256_of
+
+
+def rows_of(recipe: Recipe) -> FileRows:
+    """What the stage trains on."""
+    settings = recipe.pretrain
+    assert settings is not None
+    return read_file_rows(
+        Path(settings.rows), Path(settings.image_root), stage="pretrain", seed=recipe.seed, n=settings.n
+    )
 
 
 def work(context: Context) -> LoraWork:
     recipe, settings, backbone = context.recipe, context.recipe.pretrain, context.backbone
     assert settings is not None and backbone is not None
-    found = read_file_rows(
-        Path(settings.rows), Path(settings.image_root), stage="pretrain", seed=recipe.seed, n=settings.n
-    )
+    found = rows_of(recipe)
 
     def build(workspace: Path) -> Path:
         """The model to train, put together once."""

@@ -8,11 +8,14 @@ In: the rows that the block names, and the model of `pretrain`, or what `model` 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align.context import Context
-from align.recipe import Recipe
 from align.train.file_rows import FileRows, read_file_rows
 from align.train.lora_stage import LoraWork
+
+if TYPE_CHECKING:
+    from align.recipe import Recipe
 
 
 def rows_of(recipe: Recipe) -> FileRows:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.context import Context
 from align.models.encode import Encoder
 from align.models.lengths import Lengths
 from align.models.quiet import quiet
-from align.recipe import Recipe
 from align.settings import Train
 from align.tokens import training_flops
 from align.train import instruct, pretrain
@@ -23,6 +22,9 @@ from align.train.counted import asked_of, count, model_of
 from align.train.modules import tensors
 from align.train.preflight import Ahead, look_ahead
 from annotate.stage import Estimate, Progress, Reading
+
+if TYPE_CHECKING:
+    from align.recipe import Recipe
 
 OTHER_HALF = ("text_model.", "text_projection", "visual_projection", "logit_scale")
 """Of a CLIP, what is no part of its tower."""

@@ -7,12 +7,15 @@ In: `backbone`, `pretrain.tower` and the rows that the block names, images with 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from align.context import Context
-from align.recipe import Recipe
 from align.train.file_rows import FileRows, read_file_rows
 from align.train.lora_stage import LoraWork
 from annotate.records import sha256_of
+
+if TYPE_CHECKING:
+    from align.recipe import Recipe
 
 
 def rows_of(recipe: Recipe) -> FileRows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from evaluated import SHA, write_run
 
 from align.analyses.layout import read_layout
 from align.analyses.printed import Number, number_of
+from align.analyses.runs import read_run
+from align.analyses.sources import RunSource, of_suite, only_suite
+from align.benchmarks.measures import average, estimate, mean
 from align.cli import main
 from align.report.paper import render_page, render_text
 from annotate.errors import UserError
@@ -115,6 +119,37 @@ def test_a_mean_is_over_the_questions_of_all_its_parts(runs, capsys):
     widest = max(n["high"] - n["low"] for n in (text, pope))
     assert 0 < both["high"] - both["low"] < widest  # two samples err less than one
     assert cells(found, "other")["both"]["why"] == cells(found, "other")["pope"]["why"]  # lacks what a part lacks
+
+
+def test_errors_of_parts_with_many_questions_are_added_and_are_those_that_draws_give(tmp_path, capsys):
+    suites = {"pope": (0.8, 0.9), "text_instructions": (0.4, 0.5)}
+    coin = random.Random(0)
+    marks = {
+        suite: {
+            model: "".join("01"[coin.random() < p] for _ in range(2600))
+            for model, p in zip(("vlm", "dpo"), ps, strict=True)
+        }
+        for suite, ps in suites.items()
+    }
+    run = write_run(tmp_path / "mine", marks)
+    layout = """
+columns: {text: {suite: text_instructions}, pope: {suite: pope}, both: {mean_of: [text, pope]}}
+rows: {before: {run: mine}, after: {run: mine, model: dpo, minus: before}}
+tables: {one: {columns: [text, pope, both], rows: [before, after]}}
+"""
+    row = cells(made(capsys, layout, tmp_path), "after")
+    number, delta = row["both"]["number"], row["both"]["delta"]
+    source = RunSource(read_run(str(run)))
+    answers = [o for suite in suites for o in of_suite(source.outcomes("dpo", suite), suite)]
+    measures = [only_suite(mean(name), s) for s, name in (("text_instructions", "headline"), ("pope", "accuracy"))]
+    drawn = estimate(average("both", measures), answers, draws=500)
+    assert number["value"] == pytest.approx(drawn.value)
+    assert number["high"] - number["low"] == pytest.approx(drawn.high - drawn.low, rel=0.12)
+    text, pope = (row[name]["delta"] for name in ("text", "pope"))
+    assert delta["mean"] == pytest.approx((text["mean"] + pope["mean"]) / 2)
+    widths = [d["high"] - d["low"] for d in (text, pope, delta)]
+    assert widths[2] == pytest.approx((widths[0] ** 2 + widths[1] ** 2) ** 0.5 / 2)
+    assert delta["p"] < 0.001 and delta["paired"] and number["n"] == delta["n"] == 5200
 
 
 def test_nine_sets_and_not_two_averages(runs, capsys):
@@ -416,22 +451,23 @@ def test_samples_of_another_call_are_refused(tmp_path, capsys):
 def test_tokens_are_counts_and_their_differences_per_cent(tmp_path, capsys):
     """MLAN, Table 2: 14,939,955 tokens are 47.76% more than 10,110,681."""
     layout = """
-columns: {tokens: {label: Tokens, count: tokens}}
+columns: {tokens: {label: Tokens, count: tokens}, flops: {label: FLOPs, count: flops}}
 rows:
   mlan: {run: mlan}
   mlan_v: {run: mlan_v, minus: mlan}
   llava: {run: llava, minus: mlan}
-tables: {table_2: {columns: [tokens], rows: [mlan, mlan_v, llava]}}
+tables: {table_2: {columns: [tokens, flops], rows: [mlan, mlan_v, llava]}}
 """
     for name, tokens in (("mlan", 10_110_681), ("mlan_v", 14_939_955), ("llava", None)):
         run = write_run(tmp_path / name, {"pope": {"vlm": "10"}})
         if tokens:
             (run / "instruct").mkdir()
-            (run / "instruct/tokens.json").write_text(json.dumps({"rows": 80_000, "lm": tokens}))
+            (run / "instruct/tokens.json").write_text(json.dumps({"rows_once": {"rows": 80_000, "lm": tokens}}))
     found = made(capsys, layout, tmp_path)
     cell = cells(found, "mlan_v")["tokens"]
     assert (cell["number"]["value"], cell["number"]["n"], cell["number"]["exact"]) == (14_939_955, 80_000, True)
     assert round(cell["delta"]["mean"], 2) == 47.76
+    assert cells(found, "mlan")["flops"]["why"].endswith("mlan/instruct/tokens.json: holds no flops and rows")
     assert cells(found, "llava")["tokens"]["why"] == "llava: no instruct/tokens.json"
     assert "14,939,955 (+47.76%)" in render_text(found)
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from align.analyses.counts import read_count
 from align.analyses.layout import Column, Layout
-from align.analyses.printed import Cell, Delta, Number
+from align.analyses.printed import Cell, Delta, Number, number_of
 from align.analyses.sources import (
     Leaf,
     RunSource,
@@ -27,6 +28,7 @@ from align.analyses.sources import (
     of_suite,
     only_suite,
     standard_error,
+    with_width,
 )
 from align.benchmarks.compared import compare
 from align.benchmarks.measures import Floats, Measure, Outcome, average, estimate, made_of
@@ -34,6 +36,8 @@ from align.benchmarks.measures import Floats, Measure, Outcome, average, estimat
 DRAWS = 2000
 """Of intervals that are not recorded: a bound varies by 6% of a standard error from seed to seed."""
 Z = 1.959964
+MANY = 5000
+"""Questions from which on the errors of independent parts are added, not drawn."""
 Plan = tuple[str, str] | tuple["Plan", ...]
 """A measure of a suite, or what a mean is taken of."""
 
@@ -52,34 +56,26 @@ class Book:
 
     def __init__(self, layout: Layout) -> None:
         self._layout, self._columns, self._seed = layout, layout.columns, layout.seed
-        self._made: dict[tuple[str, str, str], Cell] = {}
+        self._figures: dict[tuple[int, str, Plan], Leaf | str] = {}
+        self._differences: dict[tuple[int, str, int, str, Plan], Delta | str] = {}
 
     def cell(self, place: Place, name: str, base: Place | None) -> Cell:
         """The number of a row in a column, and its difference to another row."""
         column = self._columns[name]
-        key = place.key, place.model, f"{name} - {base.key if base else ''}"
-        if key not in self._made:
-            self._made[key] = self._counted(place, column, base) if column.count else self._scored(place, name, base)
-        return self._made[key]
-
-    # ---------------------------------------------------------------------------------------------------------- scores
+        return _counted(place, column, base) if column.count else self._scored(place, name, base)
 
     def _scored(self, place: Place, name: str, base: Place | None) -> Cell:
-        column, plan = self._columns[name], self._plan(name)
+        plan, times = self._plan(name), self._layout.times(name)
         found = self._figure(place, plan)
         if isinstance(found, str):
             return Cell(why=found)
-        times = self._layout.times(name)
-        number = _number(place, found, times)
-        delta: Delta | None = None
-        why, drop = "", None
+        delta, why = None, ""
         if base is not None:
-            other = self._figure(base, plan)
-            made = other if isinstance(other, str) else self._delta(place, base, plan, times, (found, other))
-            delta, why = (None, made) if isinstance(made, str) else (made, "")
-        if column.drop_from:
-            drop = self._drop(place, column.drop_from, name)
-        return Cell(number=number, delta=delta, why_no_delta=why, drop=drop)
+            made = self._difference(place, base, plan)
+            delta, why = (None, made) if isinstance(made, str) else (_scaled(made, times, base.key), "")
+        drop_from = self._columns[name].drop_from
+        drop = self._drop(place, drop_from, name) if drop_from else None
+        return Cell(number=_number(place, found, times), delta=delta, why_no_delta=why, drop=drop)
 
     def _plan(self, name: str) -> Plan:
         column = self._columns[name]
@@ -90,95 +86,103 @@ class Book:
         return tuple(self._plan(inner) for inner in column.mean_of or ())
 
     def _figure(self, place: Place, plan: Plan) -> Leaf | str:
-        """The number of a plan, or why there is none: a mean lacks what one of its parts lacks."""
-        leaves = {at: place.source.leaf(place.model, *at) for at in _leaves(plan)}
+        """The number of a plan, or why there is none."""
+        key = id(place.source), place.model, plan
+        if key not in self._figures:
+            self._figures[key] = self._new_figure(place, plan)
+        return self._figures[key]
+
+    def _new_figure(self, place: Place, plan: Plan) -> Leaf | str:
+        if _is_leaf(plan):
+            return place.source.leaf(place.model, *next(_leaves(plan)))
+        leaves = {at: self._figure(place, at) for at in _leaves(plan)}
         lacking = [found for found in leaves.values() if isinstance(found, str)]
-        if lacking:
+        if lacking:  # a mean lacks what one of its parts lacks
             return lacking[0] + (f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else "")
         known = {at: leaf for at, leaf in leaves.items() if isinstance(leaf, Leaf)}
-        if _is_leaf(plan):
-            return next(iter(known.values()))
         measure, outcomes = _measure(plan, known), self._outcomes(place, plan)
-        if measure is None or not outcomes:
-            return _independent(plan, known)
+        if measure is None or not outcomes or _stand_apart(known, outcomes):
+            return replace(_independent(plan, known), measure=measure)
         figure = estimate(measure, outcomes, seed=self._seed, draws=DRAWS)
         if figure.value is None or figure.low is None or figure.high is None:
             return f"{place.source.name}: no interval of the mean"
-        counts = {"n": figure.n, "n_failed": figure.n_failed}
-        return Leaf(value=figure.value, low=figure.low, high=figure.high, measure=measure, **counts)
+        low, high = with_width(figure.value, figure.low, figure.high, figure.n)
+        return Leaf(value=figure.value, low=low, high=high, n=figure.n, n_failed=figure.n_failed, measure=measure)
 
     def _outcomes(self, place: Place, plan: Plan) -> Sequence[Outcome]:
         suites = dict.fromkeys(suite for suite, _ in _leaves(plan))
         return [o for suite in suites for o in of_suite(place.source.outcomes(place.model, suite), suite)]
 
-    def _delta(self, place: Place, base: Place, plan: Plan, times: float, numbers: tuple[Leaf, Leaf]) -> Delta | str:
-        measure = numbers[0].measure if not _is_leaf(plan) else _in_suite(numbers[0].measure, plan)
-        if measure is None or numbers[1].measure is None:
-            return _unpaired(base, *numbers, times)
+    def _difference(self, place: Place, base: Place, plan: Plan) -> Delta | str:
+        """To another row, in the numbers as they were recorded, or why there is none."""
+        key = id(place.source), place.model, id(base.source), base.model, plan
+        if key not in self._differences:
+            self._differences[key] = self._new_difference(place, base, plan)
+        return self._differences[key]
+
+    def _new_difference(self, place: Place, base: Place, plan: Plan) -> Delta | str:
+        mine, theirs = self._figure(place, plan), self._figure(base, plan)
+        if isinstance(mine, str) or isinstance(theirs, str):
+            return theirs if isinstance(theirs, str) else str(mine)
+        if mine.measure is None or theirs.measure is None:
+            return _unpaired(base, mine, theirs)
         sides: tuple[list[Outcome], list[Outcome]] = ([], [])
         for suite in dict.fromkeys(suite for suite, _ in _leaves(plan)):
             both = joined(place.source, place.model, base.source, base.model, suite)
             if isinstance(both, str):
                 unlike = type(place.source) is not type(base.source)
-                return _unpaired(base, *numbers, times) if unlike else f"{suite}: {both}"
+                return _unpaired(base, mine, theirs) if unlike else f"{suite}: {both}"
             for side, answers in zip(sides, both, strict=True):
-                side += of_suite(answers, suite)
-        found = compare(measure, *sides, seed=self._seed, draws=DRAWS)
+                side += answers if _is_leaf(plan) else of_suite(answers, suite)
+        if not _is_leaf(plan):
+            leaves = {at: leaf for at in _leaves(plan) if isinstance(leaf := self._figure(place, at), Leaf)}
+            if _stand_apart(leaves, sides[0]):
+                return _of_parts(base, plan, {at: self._difference(place, base, at) for at in leaves})
+        found = compare(mine.measure, *sides, seed=self._seed, draws=DRAWS)
         d = found.difference
         if d is None or not (math.isfinite(d.low) and math.isfinite(d.high)):
             return found.why or "the difference has no interval"
-        ends = (times * value for value in (d.mean, d.low, d.high))
-        mean, low, high = ends
-        return Delta(to=base.key, mean=mean, low=low, high=high, n=d.n, p=d.p, paired=True)
+        return Delta(to=base.key, mean=d.mean, low=d.low, high=d.high, n=d.n, p=d.p, paired=True)
 
     def _drop(self, place: Place, first: str, second: str) -> Delta | None:
         """The change from one column to another, in per cent."""
         plans = self._plan(first), self._plan(second)
-        figures = [self._figure(place, plan) for plan in plans]
-        if any(isinstance(found, str) for found in figures):
-            return None
-        known = {
-            at: leaf for plan in plans for at in _leaves(plan)
-            if isinstance(leaf := place.source.leaf(place.model, *at), Leaf)
-        }  # fmt: skip
-        parts = [_measure(plan, known) for plan in plans]
+        leaves = {at: self._figure(place, at) for at in _leaves(plans)}
+        known = {at: leaf for at, leaf in leaves.items() if isinstance(leaf, Leaf)}
         outcomes = self._outcomes(place, plans)
-        if not outcomes or None in parts:
+        if len(known) < len(leaves) or not outcomes:
             return None
-        measure = made_of("drop", [part for part in parts if part], _change)
-        found = estimate(measure, outcomes, seed=self._seed, draws=DRAWS)
+        parts = [part for plan in plans if (part := _measure(plan, known))]
+        if len(parts) < len(plans):
+            return None
+        found = estimate(made_of("drop", parts, _change), outcomes, seed=self._seed, draws=DRAWS)
         if found.value is None or found.low is None or found.high is None:
             return None
         return Delta(to=first, mean=found.value, low=found.low, high=found.high, n=found.n, p=None, paired=True)
 
-    # ---------------------------------------------------------------------------------------------------------- counts
 
-    def _counted(self, place: Place, column: Column, base: Place | None) -> Cell:
-        assert column.count is not None
-        folder = place.source.run.folder if isinstance(place.source, RunSource) else None
-        found = read_count(folder, column.count)
-        if isinstance(found, str):
-            return Cell(why=found)
-        value = found.value * column.times
-        number = Number(
-            run=place.source.name,
-            sha256=found.sha256,
-            model=place.model,
-            value=value,
-            low=value,
-            high=value,
-            n=found.rows,
-            exact=True,
-        )
-        delta, why = None, ""
-        if base is not None:
-            other = read_count(base.source.run.folder if isinstance(base.source, RunSource) else None, column.count)
-            if isinstance(other, str):
-                why = other
-            else:
-                more = 100 * (found.value / other.value - 1)
-                delta = Delta(to=base.key, mean=more, low=more, high=more, n=other.rows, p=None, paired=True)
-        return Cell(number=number, delta=delta, why_no_delta=why)
+def _counted(place: Place, column: Column, base: Place | None) -> Cell:
+    """A count of the training: exact, and its difference in per cent."""
+    assert column.count is not None
+    found = read_count(_folder(place), column.count)
+    if isinstance(found, str):
+        return Cell(why=found)
+    value = found.value * column.times
+    exact = {"value": value, "low": value, "high": value}
+    run = {"run": place.source.name, "sha256": found.sha256, "model": place.model}
+    number = number_of(run | exact | {"n": found.rows, "n_failed": 0, "exact": True})
+    if base is None:
+        return Cell(number=number)
+    other = read_count(_folder(base), column.count)
+    if isinstance(other, str):
+        return Cell(number=number, why_no_delta=other)
+    more = 100 * (found.value / other.value - 1)
+    delta = Delta(to=base.key, mean=more, low=more, high=more, n=other.rows, p=None, paired=True)
+    return Cell(number=number, delta=delta)
+
+
+def _folder(place: Place) -> Path | None:
+    return place.source.run.folder if isinstance(place.source, RunSource) else None
 
 
 def _change(values: Floats) -> Floats:
@@ -249,11 +253,43 @@ def _weights(plan: Plan, weight: float) -> Iterator[tuple[tuple[str, str], float
         yield from _weights(inner, weight / len(plan))
 
 
-def _unpaired(base: Place, first: Leaf, second: Leaf, times: float) -> Delta:
+def _stand_apart(leaves: Mapping[tuple[str, str], Leaf], outcomes: Sequence[Outcome]) -> bool:
+    """Whether the parts of a mean have so many questions, and none that are drawn together with another part's, that
+    their errors may as well be added: what is resampled then gives the same, only later.
+    """
+    if len(outcomes) <= MANY:
+        return False
+    seen: set[str] = set()
+    for (suite, _), leaf in leaves.items():
+        measure = _in_suite(leaf.measure, (suite, ""))
+        about = measure.only if measure else None
+        mine = {o.cluster or o.id for o in outcomes if about is None or about(o)}
+        if mine & seen:
+            return False
+        seen |= mine
+    return True
+
+
+def _of_parts(base: Place, plan: Plan, parts: Mapping[tuple[str, str], Delta | str]) -> Delta | str:
+    """The difference of a mean, of the differences of its parts."""
+    lacking = [why for why in parts.values() if isinstance(why, str)]
+    if lacking:
+        return lacking[0]
+    weighed = [(weight, d) for at, weight in _weights(plan, 1.0) if isinstance(d := parts[at], Delta)]
+    mean = sum(weight * d.mean for weight, d in weighed)
+    se = math.sqrt(sum((weight * standard_error(d.low, d.high)) ** 2 for weight, d in weighed))
+    p, n = normal_p(mean, se), sum(d.n for _, d in weighed)
+    paired = all(d.paired for _, d in weighed)
+    return Delta(to=base.key, mean=mean, low=mean - Z * se, high=mean + Z * se, n=n, p=p, paired=paired)
+
+
+def _scaled(delta: Delta, times: float, to: str) -> Delta:
+    return replace(delta, to=to, mean=delta.mean * times, low=delta.low * times, high=delta.high * times)
+
+
+def _unpaired(base: Place, first: Leaf, second: Leaf) -> Delta:
     """Of two numbers whose answers cannot be joined: their errors add up."""
     mean = first.value - second.value
     se = math.hypot(standard_error(first.low, first.high), standard_error(second.low, second.high))
-    ends = (times * value for value in (mean, mean - Z * se, mean + Z * se))
-    value, low, high = ends
-    n = min(first.n, second.n)
-    return Delta(to=base.key, mean=value, low=low, high=high, n=n, p=normal_p(mean, se), paired=False)
+    p, n = normal_p(mean, se), min(first.n, second.n)
+    return Delta(to=base.key, mean=mean, low=mean - Z * se, high=mean + Z * se, n=n, p=p, paired=False)

@@ -1,6 +1,10 @@
 """What a training took: tokens that the language model read, operations, seconds. Counts are exact: no interval.
 
-Tokens and operations stand in `instruct/tokens.json`, seconds in the stage's manifest.
+    instruct/tokens.json     {"rows_once": {"rows": 80000, "lm": 10110681, …}, "measured": {"rows": 80000, …},
+                              "flops": {"total": 408…}, …}
+
+Tokens are those of all rows, each once, the visual prefix included (MLAN, Table 2); operations are those of all steps.
+Seconds are the stage's, of its manifest.
 """
 
 from __future__ import annotations
@@ -42,8 +46,8 @@ def read_count(folder: Path | None, name: CountName) -> Count | str:
         return f"{folder.name}: no {STAGE}/tokens.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        value = found["lm"] if name == "tokens" else found["flops"]["total"]
-        rows = found["rows"]
+        value = found["rows_once"]["lm"] if name == "tokens" else found["flops"]["total"]
+        rows = found["rows_once" if name == "tokens" else "measured"]["rows"]
     except (ValueError, KeyError, TypeError):
         return f"{path}: holds no {name} and rows"
     if not _is_count(value) or not _is_count(rows):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -64,6 +64,7 @@ class RunSource:
     """A finished run of ours."""
 
     run: Run
+    _outcomes: dict[tuple[str, str], Sequence[Outcome]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -123,7 +124,9 @@ class RunSource:
         return found or (mean(name) if name in values else None)
 
     def outcomes(self, model: str, suite: str) -> Sequence[Outcome]:
-        return self.run.outcomes(suite, model)
+        if (model, suite) not in self._outcomes:
+            self._outcomes[model, suite] = self.run.outcomes(suite, model)
+        return self._outcomes[model, suite]
 
 
 def with_width(value: float, low: float, high: float, n: int) -> tuple[float, float]:
@@ -159,7 +162,12 @@ def _across(
 
 def of_suite(outcomes: Sequence[Outcome], suite: str) -> list[Outcome]:
     """With ids that say of which suite they are, so that several suites can stand in one table."""
-    return [replace(o, id=f"{suite}\t{o.id}") for o in outcomes]
+    return [
+        Outcome(
+            id=f"{suite}\t{o.id}", value=o.value, state=o.state, cluster=o.cluster, category=o.category, group=o.group
+        )
+        for o in outcomes
+    ]
 
 
 def only_suite(measure: Measure, suite: str) -> Measure:

@@ -26,7 +26,7 @@ LEGEND = (
 
 def shown(number: Number, column: Found) -> str:
     """`65.4`, or of a count `10,110,681`."""
-    if column["count"]:
+    if column["count"] and number.value >= 1000:
         return f"{number.value:,.0f}"
     return f"{round(number.value, column['digits']) + 0.0:.{column['digits']}f}".replace("-", "−")
 

@@ -354,6 +354,13 @@ class Train:
     reference_folder: str = option(
         "", "where they are kept, e.g. shared by several runs; the stage's own folder where left out", operational=True
     )
+    features: Literal["off", "cache"] = option(
+        "off",
+        "cache: what the frozen tower makes of each image is computed once and kept on disk, for later epochs and runs",
+    )
+    features_folder: str = option(
+        "", "where it is kept, e.g. shared by several runs; the stage's own folder where left out", operational=True
+    )
     quantize: Literal["none", "nf4"] = option(
         "none",
         "nf4: the frozen language model in 4 bits (QLoRA), a quarter of its memory; see docs/training.md",

@@ -110,6 +110,14 @@ def measure_rows(
     return good, failures
 
 
+def check_images(rows: Sequence[TrainRow], stage: str) -> None:
+    """Raise `UserError` for rows that tower and projector do not see: a batch of them would have no gradient at all."""
+    text = [row.id for row in rows if not row.images]
+    if text:
+        named = f"{len(text)} row(s) of text alone, e.g. {text[0]}"
+        raise UserError(f"{stage}: {named}, teach nothing where the language model is frozen; leave them out")
+
+
 def _measure(
     row: TrainRow, encoder: Encoder, limit: int | None, built_for: int | None, stage: str
 ) -> Size | tuple[Reason, str]:

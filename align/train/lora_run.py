@@ -25,6 +25,7 @@ from align.train.lora_rows import (
     Size,
     TrainRow,
     as_dataset,
+    check_images,
     collate_examples,
     collate_preferences,
     measure_rows,
@@ -104,12 +105,14 @@ def train_lora(
         reasons = ", ".join(sorted({f.reason.value for f in failures})) or "none were built"
         first = f": row {failures[0].record_id}: {failures[0].detail}" if failures else ""
         raise UserError(f"{stage}: no row to train on ({reasons}){first}")
-    _check_what_learns(measured, settings, stage)
+    if settings.parts.language == "frozen":
+        check_images([row for row, _ in measured], stage)
     if faults := model_faults(model, settings):
         raise UserError(*(f"{stage}.{fault}" for fault in faults))
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         from align.train import trainers
+        from align.train.features import keep_features_of
 
         tokens = _tokens(method, settings, measured, ahead)
         computed = costs_of_questions(measured) if _shares_questions(method, settings, ahead) else tokens
@@ -127,6 +130,8 @@ def train_lora(
         kept = reference_folder or folder / "reference"
         build = partial(_build_dpo, sampled=sampled) if method == "dpo" else _build_sft
         trainer, notes = build(loaded, measured, tokens, settings, args, kept, progress)
+        if settings.features == "cache":
+            notes |= keep_features_of(trainer, Path(settings.features_folder or kept.parent / "features"))
         if steps := getattr(settings, "snapshots", ()):
             keep = partial(_save, trainer, model, digest=loaded.digest)
             trainer.add_callback(trainers.Snapshots(f"{stage}.snapshots", steps, folder / "snapshots", keep, settings))
@@ -156,16 +161,10 @@ def check_options(settings: Train, stage: str, method: Method) -> None:
     faults += [f"{stage}.{fault}" for fault in parts.faults(settings.parts, method, quantize=settings.quantize)]
     if settings.order != "random" and settings.batches == "mixed":
         faults.append(f"{stage}.order: {settings.order} needs batches of one kind; batches: unimodal, or leave it out")
+    if settings.features == "cache" and settings.parts.tower != "frozen":
+        faults.append(f"{stage}.features: cache is for a frozen tower; parts.tower: frozen, or features: off")
     if faults:
         raise UserError(*faults)
-
-
-def _check_what_learns(measured: Measured, settings: Train, stage: str) -> None:
-    """Raise `UserError` for rows that no trained part would see: a batch of them has no gradient at all."""
-    text = [row.id for row, _ in measured if not row.images]
-    if text and settings.parts.language == "frozen":
-        named = f"{len(text)} row(s) of text alone, e.g. {text[0]}"
-        raise UserError(f"{stage}: {named}, teach nothing where the language model is frozen; leave them out")
 
 
 def _on_gpu() -> bool:
@@ -215,8 +214,8 @@ def _build_sft(
     loaded: LoadedModel, measured: Measured, tokens: list[int], settings: Train, args: Any, folder: Path, tell: Progress
 ) -> tuple[Any, dict[str, str]]:
     from align.train.meter import Meter
-    from align.train.packing import why_not_shared
-    from align.train.trainers import ExampleTrainer, Watch, score_trained_tokens_alone
+    from align.train.packing import score_trained_tokens_alone, why_not_shared
+    from align.train.trainers import ExampleTrainer, Watch
 
     rows = [row for row, _ in measured]
     by_prompt = settings.batch_by == "prompts"

@@ -91,7 +91,7 @@ class LoraWork:
                 "trl": dict(s.trl),
                 **({"sharing": s.sharing, "batch_by": s.batch_by, "reference": s.reference} if dpo else {}),
                 **({"processes": ranks.size()} if ranks.size() > 1 else {}),  # they decide what a step learns from
-                **_beside_defaults(s, "parts", "batches", "order", "group_by_length", "quantize"),
+                **_beside_defaults(s, "parts", "batches", "order", "group_by_length", "quantize", "features"),
                 **({} if dpo else _beside_defaults(s, "sharing", "batch_by")),
                 **({"sampled": file_sha256(self._sampled.path)} if self._sampled else {}),
                 **({"snapshots": list(kept)} if (kept := getattr(s, "snapshots", ())) else {}),

@@ -281,3 +281,28 @@ def _unpacked(out: Any, gather: torch.Tensor, n_items: Any) -> Any:
     out["label_mask"] = trained
     out["loss"] = -out.log_probs.sum() / (trained.sum().clamp(min=1) if n_items is None else n_items)
     return out
+
+
+def score_trained_tokens_alone(model: Any) -> None:
+    """Let TRL's fused head score the tokens that have labels, and no others; on a CPU it would score all of them.
+
+    For sums over tokens, as the loss of SFT and its measures are: what comes out is one row of the scored tokens.
+    """
+    fused = model.forward
+    wanted: list[torch.Tensor] = []
+
+    def select(module: Any, given: Any, out: Any) -> Any:
+        if wanted:
+            out.last_hidden_state = out.last_hidden_state[:, :-1][wanted.pop()][None]
+        return out
+
+    @functools.wraps(type(model).forward)
+    def forward(*args: Any, labels: Any = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head or labels is None:
+            return fused(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
+        trained = labels[:, 1:] != IGNORED
+        wanted.append(trained)
+        return fused(*args, shift_labels=labels[:, 1:][trained][None], fused_lm_head=True, **kwargs)
+
+    model.base_model.register_forward_hook(select)
+    model.forward = forward

@@ -5,7 +5,6 @@ Imported only when a training begins; needs torch, transformers, trl.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from align.settings import Train
 from align.train.batches import Batches
 from align.train.checkpoints import marker_of, seal
 from align.train.meter import Meter
-from align.train.packing import IGNORED, share_prefixes
+from align.train.packing import share_prefixes
 from align.train.parts import split_groups
 from align.train.saved import kind
 from annotate.errors import UserError
@@ -349,31 +348,6 @@ def keep_tower_out_of_the_graph(model: Any) -> None:
         return
     forward: Callable[..., Any] = tower.forward
     tower.forward = torch.no_grad()(forward)
-
-
-def score_trained_tokens_alone(model: Any) -> None:
-    """Let TRL's fused head score the tokens that have labels, and no others; on a CPU it would score all of them.
-
-    For sums over tokens, as the loss of SFT and its measures are: what comes out is one row of the scored tokens.
-    """
-    fused = model.forward
-    wanted: list[torch.Tensor] = []
-
-    def select(module: Any, given: Any, out: Any) -> Any:
-        if wanted:
-            out.last_hidden_state = out.last_hidden_state[:, :-1][wanted.pop()][None]
-        return out
-
-    @functools.wraps(type(model).forward)
-    def forward(*args: Any, labels: Any = None, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head or labels is None:
-            return fused(*args, labels=labels, fused_lm_head=fused_lm_head, **kwargs)
-        trained = labels[:, 1:] != IGNORED
-        wanted.append(trained)
-        return fused(*args, shift_labels=labels[:, 1:][trained][None], fused_lm_head=True, **kwargs)
-
-    model.base_model.register_forward_hook(select)
-    model.forward = forward
 
 
 def learn_in_float32(model: Any) -> None:

@@ -125,6 +125,16 @@ VERBS = {
             "align extract-lm recipes/demo.yaml lm/demo --adapter runs/demo/steerlm",
         ),
     ),
+    "import-llava": Verb(
+        help="LLaVA in its authors' layout (mm_projector.bin, non_lora_trainables.bin, llava_llama) as one that loads",
+        run="align.commands.import_llava:run",
+        takes="own",
+        examples=(
+            "align import-llava llava-v1.5-7b models/llava --tower openai/clip-vit-large-patch14-336",
+            "align import-llava llava-v1.5-7b-lora models/llava-lora --language lmsys/vicuna-7b-v1.5",
+            "align import-llava mm_projector.bin models/stage1 --language vicuna-7b-v1.5 --tower clip-vit-large-336",
+        ),
+    ),
     "compare": Verb(
         help="two finished runs, question by question: differences, how sure they are, what could not be shown",
         run="align.commands.compare:run",
@@ -187,7 +197,7 @@ VERBS = {
 }
 
 
-_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix", "tokens", "extract-lm")
+_ALL_OR_NOTHING = ("validate", "convert", "doctor", "agreement", "mix", "tokens", "extract-lm", "import-llava")
 """Verbs that put what they made in its place at the end, when no Ctrl-C is heard any more."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 from align.models.load import check_folder, first_line, ready
@@ -73,7 +74,7 @@ def join(
     model.model.multi_modal_projector = between.to(lm.dtype)
     model.lm_head = lm.get_output_embeddings()
     if lm.generation_config is not None:
-        model.generation_config = lm.generation_config
+        model.generation_config = consistent(lm.generation_config)
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -84,6 +85,14 @@ def join(
         shutil.rmtree(new, ignore_errors=True)
         raise
     new.rename(out)
+
+
+def consistent(generation: Any) -> Any:
+    """Without what is only for drawing where nothing is drawn: transformers saves no such thing, but Vicuna has it."""
+    if not generation.do_sample:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            setattr(generation, name, None)
+    return generation
 
 
 def _language_model(folder: Path) -> tuple[Any, Any]:
@@ -138,7 +147,7 @@ def _tower(folder: Path) -> tuple[Any, Any]:
         _vision_config(folder)
         vision = CLIPVisionModel.from_pretrained(folder, dtype="auto")
         images = CLIPImageProcessorPil.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, UnpicklingError) as error:
         raise UserError(f"{folder}: cannot be loaded as a vision tower ({first_line(error)})") from error
     return vision.eval(), images
 

@@ -118,16 +118,16 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no such model folder")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; is it a checkpoint in Hugging Face layout?")
-    if not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
-        remedy = "convert its pickled weights to safetensors" if pickled else "download the weights too"
-        raise UserError(f"{folder}: no *.safetensors; {remedy}")
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
         raise UserError(f"{folder}/config.json: not a JSON object") from None
     if kind in ("llava_llama", "llava_mistral"):
-        raise UserError(f"{folder}: the original LLaVA layout; use the converted checkpoint (llava-hf/...)")
+        raise UserError(f"{folder}: the original LLaVA layout; first: align import-llava {folder} OUTDIR --tower CLIP")
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
+        remedy = "convert its pickled weights to safetensors" if pickled else "download the weights too"
+        raise UserError(f"{folder}: no *.safetensors; {remedy}")
 
 
 def _load(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dpo_rig import LORA, draw_rows, row_of
 from test_reference import HERE, asked, counted, silent
-from tiny_llava import FolderContext, ask_about, run_stage, save_image, save_tiny_llava
+from tiny_llava import FolderContext, ask_about, run_stage, save_image
 
 from align.context import PromptSet
 from align.models.load import LoadedModel, load_vlm
@@ -31,11 +31,6 @@ from annotate.records import Completion, PreferencePair
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pictures")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

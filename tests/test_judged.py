@@ -121,19 +121,12 @@ def test_a_picture_is_decided_by_seed_and_row(tmp_path: Path) -> None:
         with_pictures(rows, "photo", seed=7)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tiny = pytest.importorskip("tiny_llava")
-    folder: Path = tiny.save_tiny_llava(tmp_path_factory.mktemp("judged") / "vlm")
-    return folder
-
-
-def test_the_pictures_features_really_enter_the_model(model: Path, tmp_path: Path) -> None:
+def test_the_pictures_features_really_enter_the_model(folder: Path, tmp_path: Path) -> None:
     """Log-probabilities of an answer move with the picture; where none is shown, nothing moves them."""
     from align.models.load import load_vlm
     from align.sample.engine import Ask, score
 
-    loaded = load_vlm(model)
+    loaded = load_vlm(folder)
     (row, *_) = read_mt_bench(Source(files=mt_bench_files(tmp_path)))
     asks = []
     for kind, seed in (("blank", 0), ("gaussian", 0), ("gaussian", 0), ("gaussian", 1)):
@@ -164,11 +157,11 @@ def service(running: Service) -> Service:
     return running
 
 
-def test_mt_bench_from_questions_to_fastchats_files(model: Path, service: Service, tmp_path: Path) -> None:
+def test_mt_bench_from_questions_to_fastchats_files(folder: Path, service: Service, tmp_path: Path) -> None:
     """Judged by what the service says of each text; scored again from the files that are left, to the same number."""
     files = {"mt_bench": mt_bench_files(tmp_path)}
     suites = ["mt_bench", "mt_bench_noisy_image"]
-    stage = load_stage(tmp_path, model, suites, files, judge(service.url, repeats=2))
+    stage = load_stage(tmp_path, folder, suites, files, judge(service.url, repeats=2))
     calls = stage.estimate(stage.units).calls
     lines = run(stage, tmp_path)
     stats = service.stats()
@@ -203,7 +196,7 @@ def test_mt_bench_from_questions_to_fastchats_files(model: Path, service: Servic
     # the replies that are left are a judge themselves, and a free one
     write_lines(tmp_path / "replies.jsonl", made["judge_replies.jsonl"])
     by = {"backend": "replay", "options": {"file": str(tmp_path / "replies.jsonl")}, "answer_tokens": 6, "repeats": 2}
-    replayed = load_stage(tmp_path, model, suites, files, by)
+    replayed = load_stage(tmp_path, folder, suites, files, by)
     answered = {unit.key: lines[unit.key] for unit in (*stage.answers, *stage.probes)}
     other = replayed.compile(run(replayed, tmp_path / "replayed", answered), tmp_path).files
     assert [i.value for i in other["items.jsonl"]] == [i.value for i in made["items.jsonl"]]
@@ -215,7 +208,7 @@ UNREAD = (
 )
 
 
-def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_path: Path) -> None:
+def test_a_judge_that_fails_gives_no_number(folder: Path, service: Service, tmp_path: Path) -> None:
     """A reply without a grade, a refusal and a proxy's page: recorded failures, never a score."""
     asked = [
         q | {"turns": [f"{turn} {what}" for turn in q["turns"]]}  # type: ignore[attr-defined]
@@ -226,7 +219,7 @@ def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_p
         )
     ]
     files = {"mt_bench": mt_bench_files(tmp_path, asked)}
-    stage = load_stage(tmp_path, model, ["mt_bench"], files, judge(service.url))
+    stage = load_stage(tmp_path, folder, ["mt_bench"], files, judge(service.url))
     lines = run(stage, tmp_path)
     made = stage.compile(lines, tmp_path).files
     # what could not be read is asked again; the last one is good at the second try
@@ -246,7 +239,7 @@ def test_a_judge_that_fails_gives_no_number(model: Path, service: Service, tmp_p
     # nothing that was settled is asked again, and a failure only where it is told to
     before = service.stats()["admitted"]
     undone = {k: v for k, v in lines.items() if k not in {u.key for u in stage.judged}}
-    run(load_stage(tmp_path, model, ["mt_bench"], files, judge(service.url)), tmp_path, undone)
+    run(load_stage(tmp_path, folder, ["mt_bench"], files, judge(service.url)), tmp_path, undone)
     assert service.stats()["admitted"] == before
 
 
@@ -275,18 +268,18 @@ def test_a_limit_without_room_for_a_question_is_told_before_any_work(tmp_path: P
     assert found == {511: [], 512: [told]}
 
 
-def test_an_estimate_counts_what_this_judge_answered(model: Path, service: Service, tmp_path: Path) -> None:
+def test_an_estimate_counts_what_this_judge_answered(folder: Path, service: Service, tmp_path: Path) -> None:
     """The model's own answers are none of the judge's; of a killed run, those that the judge's journal holds are."""
     files = {"mt_bench": mt_bench_files(tmp_path)}
 
     def estimated(lines: dict[str, Any], by: dict[str, Any]) -> tuple[int, int]:
-        stage = load_stage(tmp_path, model, ["mt_bench"], files, by)
+        stage = load_stage(tmp_path, folder, ["mt_bench"], files, by)
         stage.recall(lines, tmp_path)
         found = stage.estimate([unit for unit in stage.units if unit.key not in lines])
         return found.calls, found.cached
 
     by, other = judge(service.url), judge(service.url, model="gpt-other")
-    stage = load_stage(tmp_path, model, ["mt_bench"], files, by)
+    stage = load_stage(tmp_path, folder, ["mt_bench"], files, by)
     lines = run(stage, tmp_path)
     assert estimated(lines, by) == (0, 8) and estimated(lines, other) == (8, 0)
     answered = {unit.key: lines[unit.key] for unit in (*stage.answers, *stage.probes)}
@@ -310,13 +303,13 @@ def test_a_paid_judge_is_asked_only_where_that_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_repeats_no_call_that_was_answered(model: Path, running: Service, tmp_path: Path) -> None:
+def test_a_killed_run_repeats_no_call_that_was_answered(folder: Path, running: Service, tmp_path: Path) -> None:
     """SIGKILL in the middle of the judging; the second run asks what was in flight, and nothing else."""
     running.reset(Config(wires=("openai",), latency=0.3, requests_per_minute=600, burst=1))
     many = [{"question_id": i, "category": "humanities", "turns": [f"Name {i} fruits.", "Why?"]} for i in range(30)]
     files = {"mt_bench": mt_bench_files(tmp_path, many)}
     by = judge(running.url, requests_per_minute=600)
-    path = recipe(tmp_path, model, ["mt_bench"], files, by)
+    path = recipe(tmp_path, folder, ["mt_bench"], files, by)
     process = small_run.start("evaluate", path, cwd=tmp_path)
     while running.stats()["admitted"] < 20:
         time.sleep(0.1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_llava import ask_about, save_image, save_tiny_llava
+from tiny_llava import ask_about, save_image
 
 from align.models.lengths import Lengths
 from align.settings import Lora, Parts, Train
@@ -19,11 +19,6 @@ from align.train.lora_run import Trained, train_lora
 from align.train.preflight import look_ahead
 
 FULL = Parts(language="full", projector="full")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

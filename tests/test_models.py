@@ -16,11 +16,6 @@ from annotate.records import Turn
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
-
-
-@pytest.fixture(scope="module")
 def vlm(folder: Path) -> LoadedModel:
     return load_vlm(folder)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dpo_rig import LORA, config, lora, our_trainer, row_of
-from tiny_llava import FolderContext, ask_about, pair, run_stage, save_image, save_tiny_llava
+from tiny_llava import FolderContext, ask_about, pair, run_stage, save_image
 
 from align.context import PromptSet
 from align.models.load import load_vlm
@@ -26,11 +26,6 @@ from annotate.errors import UserError
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pictures")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

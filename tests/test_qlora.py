@@ -15,7 +15,7 @@ import pytest
 import torch
 from dpo_rig import LORA, config, draw_rows, row_of, save_sharp_llava, trl_trainer
 from safetensors.torch import load_file
-from tiny_llava import ask_about, pair, save_image, save_tiny_llava
+from tiny_llava import ask_about, pair, save_image
 from transformers import AutoConfig
 
 from align.models.load import LoadedModel, load_vlm
@@ -46,11 +46,6 @@ def silent(done: int, total: int, note: str = "") -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pictures")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

@@ -31,14 +31,6 @@ def test_options_that_do_not_go_together_are_told_before_a_stage_begins(change: 
     assert fault.startswith(told)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("torch")
-    from tiny_llava import save_tiny_llava
-
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
-
-
 @pytest.mark.parametrize(
     ("target", "told"),
     [
@@ -52,16 +44,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (".*(lm_head|q_proj)", "also matches lm_head, whose matrix TRL's loss reads itself"),
     ],
 )
-def test_a_target_that_no_adapter_can_have_is_told_before_a_stage_begins(model: Path, target: str, told: str) -> None:
+def test_a_target_that_no_adapter_can_have_is_told_before_a_stage_begins(folder: Path, target: str, told: str) -> None:
     recipe = load_recipe(DEMO, [f"dpo.lora.target='{target}'"])
-    (fault,) = input_faults(recipe, [STAGES["sample"], STAGES["dpo"]], asking=False, model=model)
+    (fault,) = input_faults(recipe, [STAGES["sample"], STAGES["dpo"]], asking=False, model=folder)
     assert fault.startswith("dpo.lora.target: ") and told in fault
 
 
 @pytest.mark.parametrize("target", [r".*language_model\.layers\.1\..*q_proj", "all-linear", r".*\.[qv]_proj"])
-def test_a_target_of_ones_own_is_taken(model: Path, target: str) -> None:
+def test_a_target_of_ones_own_is_taken(folder: Path, target: str) -> None:
     recipe = load_recipe(DEMO, [f"dpo.lora.target='{target}'"])
-    assert input_faults(recipe, [STAGES["dpo"]], asking=False, model=model) == []
+    assert input_faults(recipe, [STAGES["dpo"]], asking=False, model=folder) == []
 
 
 def test_weights_that_were_not_copied_whole_are_told_before_a_stage_begins(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from tiny_llava import (
     run_stage,
     save_image,
     save_tiny_language_model,
-    save_tiny_llava,
     save_tiny_llava_next,
 )
 
@@ -31,11 +30,6 @@ from annotate.records import Completion, Failure, Image, Prompt, Turn
 
 HOT = Decoding(temperature=1.0, max_new_tokens=12)
 GREEDY = Decoding(temperature=0.0, max_new_tokens=12)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

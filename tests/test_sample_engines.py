@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llava import FolderContext, ask_about, run_stage, save_image, save_tiny_llava
+from tiny_llava import FolderContext, ask_about, run_stage, save_image
 
 from align.console import Console
 from align.context import PromptSet
@@ -44,11 +44,6 @@ from annotate.errors import UserError
 from annotate.records import Failure, Image, Prompt, Reason, Turn
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

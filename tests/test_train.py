@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image as PILImage
-from tiny_llava import FolderContext, ask_about, pair, run_stage, save_image, save_tiny_llava
+from tiny_llava import FolderContext, ask_about, pair, run_stage, save_image
 
 from align.context import PromptSet
 from align.models.load import LoadedModel, load_vlm
@@ -24,11 +24,6 @@ from annotate.records import Completion, Example, Prompt, Turn
 
 SMALL = Lora(r=4, alpha=8, dropout=0.2)
 QUICK = {"per_device_train_batch_size": 4, "max_steps": 6, "learning_rate": 1e-2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

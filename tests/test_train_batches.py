@@ -15,7 +15,7 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_llava import ask_about, save_image, save_tiny_llava
+from tiny_llava import ask_about, save_image
 
 from align.settings import Lora, Train
 from align.train.batches import Batches
@@ -152,11 +152,6 @@ def train(
     )
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
@@ -167,24 +162,26 @@ def weights(made: Any) -> bytes:
     return (made.adapter / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_training_in_batches_of_one_kind_resumes_in_the_second_epoch(model: Path, root: Path, tmp_path: Path) -> None:
+def test_a_training_in_batches_of_one_kind_resumes_in_the_second_epoch(
+    folder: Path, root: Path, tmp_path: Path
+) -> None:
     """An epoch is 4 steps of images and 3 of text; checkpoint 8 lies in the second."""
-    whole = train(model, root, tmp_path / "whole", steps=10)
+    whole = train(folder, root, tmp_path / "whole", steps=10)
     assert whole.notes == {"batches": "of rows with images or of text alone, of rows of like length"}
     assert whole.log[6]["epoch"] == 1.0
-    train(model, root, tmp_path / "twice", steps=8)
-    resumed = train(model, root, tmp_path / "twice", steps=10)
+    train(folder, root, tmp_path / "twice", steps=8)
+    resumed = train(folder, root, tmp_path / "twice", steps=10)
     assert weights(resumed) == weights(whole)
     assert [entry["loss"] for entry in resumed.log] == [entry["loss"] for entry in whole.log]
 
 
-def test_what_would_leave_rows_out_is_refused(model: Path, root: Path, tmp_path: Path) -> None:
+def test_what_would_leave_rows_out_is_refused(folder: Path, root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trl.dataloader_drop_last: .* leave no row out"):
         train_lora(
             method="sft",
             stage="sft",
             rows=rows_of_both_kinds(root, 2, 2),
-            model=model,
+            model=folder,
             settings=Train(batches="unimodal", trl={"dataloader_drop_last": True}),
             seed=0,
             folder=tmp_path / "out",
@@ -206,28 +203,28 @@ train(model, root, folder, steps=int(sys.argv[5]), batch_size=1, counts=(8, 6), 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_resume_in_the_second_epoch(
-    model: Path, root: Path, tmp_path: Path
+    folder: Path, root: Path, tmp_path: Path
 ) -> None:
     """One row on each of two are two on one: a process that had gone another way would show in the loss."""
     (tmp_path / "train.py").write_text(TRAIN_IN_A_PROCESS)
     here = Path(__file__).parent
 
-    def together(folder: Path, steps: int) -> list[dict[str, Any]]:
+    def together(out: Path, steps: int) -> list[dict[str, Any]]:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "train.py"]
         ended = subprocess.run(
-            [sys.executable, *map(str, [*launch, here, model, root, folder, steps])],
+            [sys.executable, *map(str, [*launch, here, folder, root, out, steps])],
             capture_output=True,
             text=True,
             timeout=300,
             env=os.environ | {"PYTHONPATH": str(here.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         )
         assert ended.returncode == 0, ended.stderr[-2000:]
-        state = json.loads((folder / f"checkpoint-{steps}" / "trainer_state.json").read_text())
+        state = json.loads((out / f"checkpoint-{steps}" / "trainer_state.json").read_text())
         return list(state["log_history"])
 
     together(tmp_path / "twice", steps=8)
     resumed = together(tmp_path / "twice", steps=12)
-    alone = train(model, root, tmp_path / "alone", steps=12, counts=(8, 6), dropout=0.0)
+    alone = train(folder, root, tmp_path / "alone", steps=12, counts=(8, 6), dropout=0.0)
     for name in ("loss", "grad_norm"):
         assert [e[name] for e in resumed] == pytest.approx([e[name] for e in alone.log], rel=1e-4), name
 
@@ -251,12 +248,12 @@ except UserError as error:
 
 
 @pytest.mark.slow
-def test_processes_that_found_unlike_rows_train_nothing(model: Path, root: Path, tmp_path: Path) -> None:
+def test_processes_that_found_unlike_rows_train_nothing(folder: Path, root: Path, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(LEAVE_ONE_OUT)
     here = Path(__file__).parent
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "train.py"]
     ended = subprocess.run(
-        [sys.executable, *map(str, [*launch, here, model, root, tmp_path / "out"])],
+        [sys.executable, *map(str, [*launch, here, folder, root, tmp_path / "out"])],
         capture_output=True,
         text=True,
         timeout=300,

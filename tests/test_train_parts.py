@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_run import ROOT
 from test_train import SMALL, preference_rows, stage_context
 from test_train_kill import file_sha256
-from tiny_llava import ask_about, run_stage, save_image, save_tiny_llava, save_tiny_llava_next
+from tiny_llava import ask_about, run_stage, save_image, save_tiny_llava_next
 
 from align.digest import model_digest
 from align.evaluate.models import contestants
@@ -34,11 +34,6 @@ from annotate.records import Example, Prompt
 
 QUICK = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
 LORA = Lora(r=4, alpha=8, dropout=0.2)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

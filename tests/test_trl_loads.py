@@ -7,18 +7,13 @@ from typing import Any
 
 import pytest
 from PIL import Image as Pillow
-from tiny_llava import OTHER_TEMPLATE, ask_about, pair, save_image, save_tiny_llava
+from tiny_llava import OTHER_TEMPLATE, ask_about, pair, save_image
 
 from align.formats import format_named
 from align.formats.store import ImageStore
 from align.formats.writing import write_file
 from align.models.load import LoadedModel, load_vlm
 from annotate.records import Example, PreferencePair, Prompt, Turn
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_train import stage_context
 from test_train_batches import rows_of_both_kinds
-from tiny_llava import save_tiny_llava
 from torch.nn.modules.module import register_module_full_backward_hook
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -172,11 +171,6 @@ def assert_only_language_learnt(before: Path, after: Path) -> None:
 N_PROJECTOR = 4
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llava(tmp_path_factory.mktemp("llava"))
-
-
 WHOLE = Parts(language="full", projector="full")
 BESIDE = Parts(projector="full", projector_learning_rate=1e-3)
 TWICE = {"gradient_accumulation_steps": 2}
@@ -194,10 +188,10 @@ STEPS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_of_text_leaves_the_projector_and_its_momentum(model: Path, tmp_path: Path, name: str) -> None:
+def test_a_step_of_text_leaves_the_projector_and_its_momentum(folder: Path, tmp_path: Path, name: str) -> None:
     """With decay of weights, and momentum from the steps of images before."""
     options, counts = STEPS[name]
-    made = train(model, questions(tmp_path / "images", *counts), tmp_path / "out", **options)
+    made = train(folder, questions(tmp_path / "images", *counts), tmp_path / "out", **options)
     assert made.notes["batches"] == "of rows with images or of text alone, images first"
     assert_only_language_learnt(tmp_path / "out/checkpoint-2", tmp_path / "out/checkpoint-4")
 
@@ -206,7 +200,7 @@ def weights_of(made: Any) -> bytes:
     return bytes((made.adapter / "adapter_model.safetensors").read_bytes())
 
 
-def test_a_kill_before_or_behind_the_border_changes_nothing(model: Path, tmp_path: Path) -> None:
+def test_a_kill_before_or_behind_the_border_changes_nothing(folder: Path, tmp_path: Path) -> None:
     """Two epochs of five steps of text, then two of two of images: from checkpoint 8 and 12 of 14, with dropout."""
     rows = questions(tmp_path / "images", 3, 9)
     how: dict[str, Any] = {"order": "language_first", "lora": Lora(r=4, alpha=8, dropout=0.2), "parts": BESIDE}
@@ -215,14 +209,14 @@ def test_a_kill_before_or_behind_the_border_changes_nothing(model: Path, tmp_pat
     uncut: dict[int, bytes] = {}
     for at in (8, 12):
         out = tmp_path / f"from-{at}"
-        made[at] = train(model, rows, out, checkpoint_every=at, **how)
+        made[at] = train(folder, rows, out, checkpoint_every=at, **how)
         uncut[at] = weights_of(made[at])
         shutil.rmtree(out / "checkpoint-14")
         (out / "checkpoint-14.done").unlink()
         shutil.rmtree(out / "adapter")
         assert (out / f"checkpoint-{at}.done").is_file()
         told: list[int] = []
-        resumed = train(model, rows, out, checkpoint_every=at, told=told, **how)
+        resumed = train(folder, rows, out, checkpoint_every=at, told=told, **how)
         assert told == list(range(at + 1, 15))
         assert resumed.log == made[8].log
         assert weights_of(resumed) == uncut[at]
@@ -237,13 +231,13 @@ def test_an_order_of_mixed_batches_is_refused() -> None:
         check_options(Train(order="vision_first", batches="mixed"), "dpo", "dpo")
 
 
-def test_rows_that_no_trained_part_sees_are_refused(model: Path, tmp_path: Path) -> None:
+def test_rows_that_no_trained_part_sees_are_refused(folder: Path, tmp_path: Path) -> None:
     rows = questions(tmp_path / "images", 1, 2)
     with pytest.raises(UserError, match=r"sft: 2 row\(s\) of text alone, e.g. .*, teach nothing where the language"):
-        train(model, rows, tmp_path / "out", parts=Parts(language="frozen", projector="full"))
+        train(folder, rows, tmp_path / "out", parts=Parts(language="frozen", projector="full"))
 
 
-def test_only_a_recipe_that_asks_for_an_order_has_another_key(model: Path, tmp_path: Path) -> None:
+def test_only_a_recipe_that_asks_for_an_order_has_another_key(folder: Path, tmp_path: Path) -> None:
     """Runs from before there was one stay valid."""
     (tmp_path / "images").mkdir()
     prompts = [row.prompt for row in rows_of_both_kinds(tmp_path / "images", 1, 1)]
@@ -252,7 +246,7 @@ def test_only_a_recipe_that_asks_for_an_order_has_another_key(model: Path, tmp_p
     }
 
     def key(settings: Train) -> str:
-        context = stage_context(model, tmp_path / "images", prompts, "rejection", settings, inputs=examples)
+        context = stage_context(folder, tmp_path / "images", prompts, "rejection", settings, inputs=examples)
         return rejection.work(context).units[0].key
 
     assert key(Train()) == key(Train(order="random"))
@@ -277,23 +271,23 @@ def passes_backwards(train_it: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_connector_alone_costs_no_pass_backwards_through_the_tower(
-    model: Path, tmp_path: Path, checkpointing: bool
+    folder: Path, tmp_path: Path, checkpointing: bool
 ) -> None:
     rows = questions(tmp_path / "images", 6, 0)
     trl = {"gradient_checkpointing": checkpointing}
     alone = Parts(language="frozen", projector="full")
-    assert passes_backwards(lambda: train(model, rows, tmp_path / "out", parts=alone, order="random", trl=trl)) == 0
+    assert passes_backwards(lambda: train(folder, rows, tmp_path / "out", parts=alone, order="random", trl=trl)) == 0
     if not checkpointing:
         with_tower = Parts(language="frozen", projector="full", tower="full")
         # the hooks would tell
-        assert passes_backwards(lambda: train(model, rows, tmp_path / "more", parts=with_tower, order="random")) > 0
+        assert passes_backwards(lambda: train(folder, rows, tmp_path / "more", parts=with_tower, order="random")) > 0
 
 
-def test_the_connector_alone_learns_as_with_a_plain_trainer(model: Path, tmp_path: Path) -> None:
+def test_the_connector_alone_learns_as_with_a_plain_trainer(folder: Path, tmp_path: Path) -> None:
     """Transformers' Trainer scores every token, we those that have labels."""
     rows = questions(tmp_path / "images", 7, 0)
-    ours = train(model, rows, tmp_path / "ours", parts=Parts(language="frozen", projector="full"), order="random")
-    loaded = load_vlm(model)
+    ours = train(folder, rows, tmp_path / "ours", parts=Parts(language="frozen", projector="full"), order="random")
+    loaded = load_vlm(folder)
     choose(loaded.model, Parts(language="frozen", projector="full"))
     args = TrainingArguments(
         output_dir=str(tmp_path / "theirs"),
@@ -368,16 +362,16 @@ def two_processes(config: str, script: Path, *arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_projector_in_steps_of_text_and_never_mix(model: Path, tmp_path: Path) -> None:
+def test_two_processes_leave_the_projector_in_steps_of_text_and_never_mix(folder: Path, tmp_path: Path) -> None:
     """DDP; then 9 rows with images and 6 of text, three batches a step, two epochs: what each process was shown."""
     (tmp_path / "train.py").write_text(TOGETHER)
     names = ("full, accumulated", "lora, accumulated and clipped", "lora, checkpointing")
-    two_processes("ddp.yaml", tmp_path / "train.py", model, tmp_path, *names)
+    two_processes("ddp.yaml", tmp_path / "train.py", folder, tmp_path, *names)
     for number in range(len(names)):
         out = tmp_path / str(number)
         assert_only_language_learnt(out / "checkpoint-2", out / "checkpoint-4")
 
-    image = json.loads((model / "config.json").read_text())["image_token_index"]
+    image = json.loads((folder / "config.json").read_text())["image_token_index"]
     noted = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
     shown: list[list[set[bool]]] = []
     for process in noted:
@@ -415,10 +409,10 @@ assert told == ([3, 4] if os.environ["RANK"] == "0" else [])
 
 @pytest.mark.slow
 def test_a_model_spread_by_fsdp_leaves_the_projector_too_and_goes_on_before_it_was_ever_reached(
-    model: Path, tmp_path: Path
+    folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "train.py").write_text(SPREAD)
-    two_processes("fsdp2.yaml", tmp_path / "train.py", model, tmp_path)
+    two_processes("fsdp2.yaml", tmp_path / "train.py", folder, tmp_path)
 
     def checkpoint(name: str) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = torch.load(tmp_path / name / "pytorch_model_fsdp.bin", weights_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_unimodal import BESIDE, WHOLE, questions, train
+from test_unimodal import BESIDE, questions, train
 from tiny_llava import save_tiny_llava, save_tiny_llava_next
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -45,7 +45,7 @@ def run_by_tower(train_it: Callable[[], Any]) -> tuple[list[int], Any]:
     return sizes[1:], made
 
 
-@pytest.mark.parametrize("parts", [ALONE, WHOLE, BESIDE], ids=["connector", "full", "lora"])
+@pytest.mark.parametrize("parts", [ALONE, BESIDE], ids=["connector", "lora and connector"])
 def test_the_tower_is_run_once_for_each_image_and_never_again(
     model: Path, rows: list[TrainRow], tmp_path: Path, parts: Parts
 ) -> None:

@@ -179,7 +179,6 @@ STEPS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "lora": ({"parts": BESIDE}, (4, 4, 1)),
     "full, accumulated": ({"parts": WHOLE, "trl": TWICE}, (8, 8, 1)),
     "lora, accumulated and clipped": ({"parts": BESIDE, "trl": TWICE | {"max_grad_norm": 0.01}}, (8, 8, 1)),
-    "full, clipped": ({"parts": WHOLE, "trl": {"max_grad_norm": 0.01}}, (4, 4, 1)),
     "full, checkpointing": ({"parts": WHOLE, "trl": {"gradient_checkpointing": True}}, (4, 4, 1)),
     "lora, checkpointing": ({"parts": BESIDE, "trl": {"gradient_checkpointing": True}}, (4, 4, 1)),
     "full, shared": ({"parts": WHOLE, "batch_by": "prompts"}, (4, 4, 2)),

@@ -248,6 +248,7 @@ def test_the_terminal_shows_them_below(runs, capsys):
     assert "MM-ft 90.0 (+40.0) 80.0 85.0 30.0 (−66.7%) mine vlm" in lines
     assert "MM-none – – – –" in lines and lines.index("[base]") < lines.index("[aligned]")
     assert "4 of 16 cells have no run behind them" in lines
+    assert "mine: backbone was not asked pope, text_noisy_image" in lines
     at = lines.index("the paper's own numbers, for reference: A Paper (arXiv:0000.00000)")
     assert "MM-ft 65.4 (+19.6) 80.0 – 60.0 (−8.3%)" in lines[at:]
 
@@ -422,6 +423,31 @@ def test_without_samples_lm_evals_standard_errors_are_the_interval(tmp_path, cap
     assert cell["delta"]["paired"] is False and cell["delta"]["low"] < -12.5 < cell["delta"]["high"]
 
 
+def test_filters_are_kept_apart_and_subjects_weigh_by_their_questions(tmp_path, capsys):
+    gsm = {"strict-match": [1, 0, 0, 0], "flexible-extract": [1, 1, 1, 0]}
+    results = {"gsm8k": {}, "mmlu_anatomy": {"acc,none": 0.5, "acc_stderr,none": 0.1},
+               "mmlu_virology": {"acc,none": 0.75, "acc_stderr,none": 0.2}}  # fmt: skip
+    for name, values in gsm.items():
+        results["gsm8k"] |= {f"exact_match,{name}": sum(values) / 4, f"exact_match_stderr,{name}": 0.2}
+    counts = {"gsm8k": {"effective": 4}, "mmlu_anatomy": {"effective": 30}, "mmlu_virology": {"effective": 10}}
+    (tmp_path / "results_1.json").write_text(json.dumps({"results": results, "n-samples": counts}))
+    lines = [
+        {"filter": name, "doc_hash": f"{i}" * 64, "exact_match": float(value)}
+        for name, values in gsm.items()
+        for i, value in enumerate(values)
+    ]
+    (tmp_path / "samples_gsm8k_1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    layout = """
+columns: {strict: {suite: gsm8k}, flexible: {suite: gsm8k, measure: flexible}, mmlu: {suite: mmlu}}
+rows: {api: {results: results_1.json}}
+tables: {one: {columns: [strict, flexible, mmlu], rows: [api]}}
+"""
+    row = {name: cell["number"] for name, cell in cells(made(capsys, layout, tmp_path), "api").items()}
+    assert [(row[name]["value"], row[name]["n"]) for name in row] == [(0.25, 4), (0.75, 4), (0.5625, 40)]
+    se = ((0.75 * 0.1) ** 2 + (0.25 * 0.2) ** 2) ** 0.5
+    assert row["mmlu"]["high"] - row["mmlu"]["value"] == pytest.approx(1.959964 * se)
+
+
 def test_results_without_n_or_interval_are_refused(tmp_path, capsys):
     path = lm_eval_folder(tmp_path / "api/text", "1111111000", "11110000", samples=False, errors=False)
     said = refused(capsys, API, tmp_path)
@@ -476,10 +502,11 @@ tables: {table_2: {columns: [tokens, flops], rows: [mlan, mlan_v, llava]}}
 
 ROOT = Path(__file__).parent.parent
 SIGHT, MLAN = ROOT / "recipes/sight_beyond_text/paper.yaml", ROOT / "recipes/mlan/paper.yaml"
+DEMO = ROOT / "recipes/mlan/demo_paper.yaml"
 
 
 def test_the_shipped_layouts_on_no_runs_are_all_dashes(tmp_path, capsys):
-    for path, tables, figures in ((SIGHT, 6, 5), (MLAN, 4, 5)):
+    for path, tables, figures in ((SIGHT, 6, 5), (MLAN, 4, 5), (DEMO, 1, 2)):
         assert main(["analyse", "paper", str(path), "--runs", str(tmp_path), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         kinds = [part["kind"] for part in found["parts"]]

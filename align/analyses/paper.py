@@ -70,7 +70,7 @@ class _Shelf:
 
     def find(self, row: Row) -> Source | str:
         """Where a row's numbers are recorded, or that nothing is there yet."""
-        name = row.run or row.results or " ".join(row.scores or ())
+        name = f"run {row.run}" if row.run else f"results {row.results} {' '.join(row.scores or ())}"
         if name not in self.sources and name not in self._missing:
             found = self._run(row.run) if row.run else self._files(row)
             if isinstance(found, str):
@@ -147,8 +147,18 @@ def _dash(why: str) -> Json:
 
 def _column(layout: Layout, name: str) -> Json:
     column = layout.columns[name]
-    about = {"label": column.label or name, "under": column.under, "digits": column.digits, "times": layout.times(name)}
-    return {"key": name, **about, "count": column.count, "drop_from": column.drop_from, "suite": column.suite}
+    return {
+        "key": name,
+        "label": column.label or name,
+        "under": column.under,
+        "suite": column.suite,
+        "measure": column.measure,
+        "mean_of": list(column.mean_of or ()),
+        "drop_from": column.drop_from,
+        "count": column.count,
+        "times": layout.times(name),
+        "digits": column.digits,
+    }
 
 
 def _lines(key: str, row: Row, shelf: _Shelf, part: Part) -> Iterator[_Line]:

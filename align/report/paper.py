@@ -162,15 +162,23 @@ def _said(part: Found) -> Iterator[str]:
 
 
 def _dashes(part: Found) -> Iterator[str]:
-    """Why there are dashes: runs that are not there are counted, other reasons are said."""
-    whys = [row["cells"][c["key"]]["why"] for row in part["rows"] for c in part["columns"]]
-    none = [why for why in whys if why.startswith("no ")]
+    """Why there are dashes: runs that are not there are counted, other reasons are said, each once."""
+    whole = [row["cells"][c["key"]] for row in part["rows"] for c in part["columns"] if not c["mean_of"]]
+    means = [row["cells"][c["key"]] for row in part["rows"] for c in part["columns"] if c["mean_of"]]
+    none = sum(cell["why"].startswith("no ") for cell in [*whole, *means])
     if none:
-        yield f"{len(none)} of {len(whys)} cells have no run behind them"
-    yield from dict.fromkeys(why for why in whys if why and not why.startswith("no "))
-    whys = [row["cells"][c["key"]]["why_no_delta"] for row in part["rows"] for c in part["columns"]]
-    for why in dict.fromkeys(filter(None, whys)):
-        yield f"no difference: {why}"
+        yield f"{none} of {len(whole) + len(means)} cells have no run behind them"
+    whys = {cell["why"] for cell in whole if not cell["why"].startswith("no ")}
+    unasked: dict[str, list[str]] = {}
+    for why in dict.fromkeys(cell["why"] for cell in whole if cell["why"] in whys):
+        who, asked, suite = why.partition(" was not asked ")
+        unasked.setdefault(who if asked else why, []).extend([suite] if asked else [])
+    for who, suites in unasked.items():
+        if who:
+            yield f"{who} was not asked {', '.join(suites)}" if suites else who
+    for why in dict.fromkeys(cell["why_no_delta"] for cell in whole):
+        if why and why not in whys and " was not asked " not in why:
+            yield f"no difference: {why}"
 
 
 def _diversity(part: Found) -> list[str]:

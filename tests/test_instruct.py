@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_llava import ask_about, save_image
 from tiny_parts import save_clip, save_language_model
 
+from align.analyses.counts import read_count
 from align.cli import main
 from align.models.encode import Encoder
 from align.models.load import load_processor, load_vlm
@@ -125,6 +126,12 @@ def test_both_stages_say_what_they_read_and_it_is_what_the_rows_hold(built: Path
             assert told["measured"][name] == told["rows_once"][name] > 0
         assert told["measured"]["tower_calls_of_text"] == 0
         assert f"{told['measured']['lm']:,}, and" in (built / stage / "card.md").read_text()
+    counts = {name: read_count(built, name) for name in ("tokens", "flops", "seconds")}  # as a paper's table shows them
+    assert {name: (count.value, count.rows) for name, count in counts.items()} == {
+        "tokens": (told["rows_once"]["lm"], 8),
+        "flops": (told["flops"]["total"], 8),
+        "seconds": (json.loads((built / "instruct/manifest.json").read_text())["seconds"], 8),
+    }
 
 
 def test_an_estimate_before_any_training_is_what_the_trainings_then_read(

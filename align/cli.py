@@ -16,6 +16,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType
@@ -229,10 +230,14 @@ def _one_of_several(arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":
         return ranks.follow()
     try:
-        return ranks.lead(arguments[0] if arguments else "", lambda: _main(arguments))
+        code = ranks.lead(arguments[0] if arguments else "", lambda: _main(arguments))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        code = 2
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # the others are gone: torch, closing its connections to them, may abort and spoil the exit code
 
 
 def _main(arguments: list[str]) -> int:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Found = Mapping[str, Any]
 _COLOURS = ("dpo", "sft", "rejection", "steerlm", "vlm", "backbone", "good", "bad")
 _MARKS = "osD^vPX*"
+NAMED = 8
+"""Up to so many points of a scatter have their names beside them; the table has all."""
 
 
 def draw(part: Found) -> str:
@@ -118,6 +120,9 @@ def _scatter(part: Found) -> str:
                     ax.plot([x.low, x.high], [y.value, y.value], color=_INK["dpo"], linewidth=0.8, alpha=0.5)
                     ax.plot([x.value, x.value], [y.low, y.high], color=_INK["dpo"], linewidth=0.8, alpha=0.5)
                     ax.plot([x.value], [y.value], "o", color=_INK["dpo"], markersize=4)
+                    if len(p["rows"]) <= NAMED:
+                        place = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7}
+                        ax.annotate(rows[key]["label"], (x.value, y.value), **place)
             if p["line"]:
                 values = [x.value for key in p["rows"] if (x := _number(rows[key], p["x"]))]
                 ends = [min(values), max(values)]

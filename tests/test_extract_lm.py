@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ TEXTS = ("USER: Which digit is blue? ASSISTANT:", "Apple, pear, plum.", "x = {1:
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_language_model(tmp_path_factory.mktemp("lm"))
 
 
 def in_shards(folder: Path) -> Path:
@@ -87,9 +93,8 @@ def assert_same(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("build", "architecture", "tied", "dtype"),
     [
-        (save_tiny_llava, "LlamaForCausalLM", False, torch.float32),
         (tied_bfloat16, "LlamaForCausalLM", True, torch.bfloat16),
-        (in_shards, "LlamaForCausalLM", False, torch.float32),
+        pytest.param(in_shards, "LlamaForCausalLM", False, torch.float32, marks=pytest.mark.slow),
         (qwen2_vl, "Qwen2ForCausalLM", True, torch.float32),
     ],
 )
@@ -107,7 +112,7 @@ def test_it_says_what_the_vlm_says(tmp_path: Path, build: Any, architecture: str
     assert made.parameters < sum(p.numel() for p in vlm.parameters())
 
 
-@pytest.mark.parametrize("projector", [[], ["multi_modal_projector"]])
+@pytest.mark.parametrize("projector", [pytest.param([], marks=pytest.mark.slow), ["multi_modal_projector"]])
 def test_an_adapter_is_merged_and_what_it_says_of_the_projector_left(
     llava: Path, tmp_path: Path, projector: list[str]
 ) -> None:
@@ -172,12 +177,14 @@ def test_a_run_and_a_recipe_are_checkpoints_too(llava: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     trained = get_peft_model(load_vlm(llava).model, LoraConfig(r=2, target_modules=r".*language_model.*q_proj"))
     save_adapter(trained, tmp_path / "runs/x/dpo/adapter", trained_on=model_digest(llava))
+    snapshot = "runs/x/instruct/snapshots/step-5"
+    shutil.copytree("runs/x/dpo/adapter", f"{snapshot}/adapter")
     said = main(["extract-lm", "runs/x/dpo", "a"]), capsys.readouterr().err
     assert said == (2, said[1]) and "is neither in its run nor named by a recipe" in said[1]
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/any.yaml").write_text(f"name: x\nmodel: {llava}\nreport: {{}}\n")
-    assert main(["extract-lm", "runs/x/dpo", "a"]) == 0
-    assert f"{llava} with runs/x/dpo/adapter: LlamaForCausalLM" in capsys.readouterr().out
+    assert main(["extract-lm", snapshot, "a"]) == 0
+    assert f"{llava} with {snapshot}/adapter: LlamaForCausalLM" in capsys.readouterr().out
     assert main(["extract-lm", "recipes/any.yaml", "b", "--adapter", "runs/x/dpo", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["made"]["tried"]["largest_difference"] == 0
     assert (tmp_path / "a/extracted_from").read_text() == (tmp_path / "b/extracted_from").read_text()
@@ -202,11 +209,11 @@ def test_a_run_and_a_recipe_are_checkpoints_too(llava: Path, tmp_path: Path, mon
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(
-    llava: Path, tmp_path: Path, monkeypatch: Any, capsys: Any, arguments: list[str], said: str
+    llava: Path, language: Path, tmp_path: Path, monkeypatch: Any, capsys: Any, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vlm").symlink_to(llava)
-    save_tiny_language_model(tmp_path / "lm")
+    (tmp_path / "lm").symlink_to(language)
     for name in ("empty", "config", "other", "runs/tune/model"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "config/config.json").write_text('{"model_type": "llava"}')

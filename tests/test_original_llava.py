@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +65,18 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("given")
+    save_language_model(root / "lm")
+    save_clip(root / "clip")
+    return root
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Path:
-    """`lm` and `clip` in a folder."""
-    save_language_model(tmp_path / "lm")
-    save_clip(tmp_path / "clip")
+def world(given: Path, tmp_path: Path) -> Path:
+    """`lm` and `clip` in a folder of the test's own."""
+    shutil.copytree(given, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -77,8 +85,12 @@ def base(world: Path, projector: Tensors) -> Parts:
     return Parts(lm.eval(), CLIPVisionModel.from_pretrained(world / "clip").eval(), projector)
 
 
+def write_stage_1(world: Path) -> Path:
+    return write(world / "old", mm_projector=under("model.mm_projector", one_layer()))
+
+
 def stage_1_linear(world: Path) -> Parts:
-    write(world / "old", mm_projector=under("model.mm_projector", one_layer()))
+    write_stage_1(world)
     return base(world, one_layer())
 
 
@@ -161,7 +173,15 @@ def original_logits(parts: Parts, ids: list[int], image: PILImage.Image, config:
         return parts.lm(inputs_embeds=torch.cat([before, seen, after])[None]).logits[0]
 
 
-@pytest.mark.parametrize("build", [stage_1_linear, stage_1_mlp, lora, whole, whole_in_safetensors])
+@pytest.mark.parametrize(
+    "build",
+    [
+        stage_1_linear,
+        lora,
+        whole,
+        *(pytest.param(build, marks=pytest.mark.slow) for build in (stage_1_mlp, whole_in_safetensors)),
+    ],
+)
 def test_the_imported_model_says_what_the_original_says(build: Callable[[Path], Parts], world: Path) -> None:
     parts = build(world)
     config = json.loads((world / "old/config.json").read_text())
@@ -212,16 +232,16 @@ class Malicious:
 @pytest.mark.parametrize(
     ("build", "file"),
     [
-        (stage_1_linear, "old/mm_projector.bin"),
+        (write_stage_1, "old/mm_projector.bin"),
         (lora, "old/non_lora_trainables.bin"),
         (lora, "old/adapter_model.bin"),
         (whole, "old/pytorch_model-00002-of-00002.bin"),
-        (stage_1_linear, "lm/pytorch_model.bin"),
-        (stage_1_linear, "clip/pytorch_model.bin"),
+        (write_stage_1, "lm/pytorch_model.bin"),
+        (write_stage_1, "clip/pytorch_model.bin"),
     ],
 )
 def test_a_pickle_that_would_run_something_is_refused_and_not_run(
-    build: Callable[[Path], Parts], file: str, world: Path
+    build: Callable[[Path], Any], file: str, world: Path
 ) -> None:
     build(world)
     (world / file).parent.joinpath("model.safetensors").unlink(missing_ok=True)
@@ -235,7 +255,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_not_run(
 
 def test_the_command_takes_the_tower_that_the_checkpoint_names(world: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(world)
-    stage_1_linear(world)
+    write_stage_1(world)
     torch.save(AutoModelForCausalLM.from_pretrained("lm").state_dict(), "lm/pytorch_model.bin")
     (world / "lm/model.safetensors").unlink()  # as Vicuna's own folder, and with its generation configuration:
     (world / "lm/generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6}')
@@ -262,15 +282,14 @@ def test_the_command_takes_the_tower_that_the_checkpoint_names(world: Path, monk
     ],
 )
 def test_what_is_no_original_llava_is_told(spoil: Callable[[Path], Any], said: str, world: Path) -> None:
-    stage_1_linear(world)
-    spoil(world / "old")
+    spoil(write_stage_1(world))
     with pytest.raises(UserError, match=said):
         import_llava(world / "old", world / "new", tower=world / "clip", language=world / "lm")
     assert sorted(path.name for path in world.iterdir()) == ["clip", "lm", "old"]
 
 
 def test_what_the_parts_lack_is_told(world: Path) -> None:
-    stage_1_linear(world)
+    write_stage_1(world)
     with pytest.raises(UserError, match="holds no language model; give the one it was trained on: --language LM"):
         import_llava(world / "old", world / "new", tower=world / "clip")
     with pytest.raises(UserError, match="old: is not empty"):

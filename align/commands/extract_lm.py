@@ -108,14 +108,16 @@ def _trained_on(adapter: Path) -> Path:
 
 def _candidates(adapter: Path) -> Iterator[Path]:
     """Where the model of a run's adapter may lie: made by the run, named by its recipe, shipped."""
-    run = adapter.absolute().parent.parent
-    for place in (*(run / stage for stage in _FIRST), run):  # a round's model lies beside its stages
-        yield place / "model"
+    # the run is two folders up, of a snapshot four: run/instruct/snapshots/step-500/adapter
+    runs = [adapter.absolute().parents[up] for up in (1, 3) if up < len(adapter.absolute().parents)]
+    for run in runs:
+        for place in (*(run / stage for stage in _FIRST), run):  # a round's model lies beside its stages
+            yield place / "model"
     yield SHIPPED / "vlm"
     for file in sorted(Path("recipes").rglob("*.yaml")):
         try:
             recipe = load_recipe(file)
-            if recipe.folder.resolve() == run.resolve():
+            if recipe.folder.resolve() in [run.resolve() for run in runs]:
                 yield _of_recipe(recipe)
         except UserError:
             continue  # not a recipe, or of a model that is not here

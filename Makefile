@@ -15,7 +15,7 @@ STAGES := language connect tune pretrain instruct sample annotate teach pairs dp
 export HF_HUB_OFFLINE ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup setup-dev demo demo-base demo-seeds demo-data demo-base-data test test-slow check bench docs clean $(STAGES) \
+.PHONY: help setup setup-dev demo demo-all demo-mlan demo-base demo-seeds demo-data demo-base-data test test-slow check bench docs clean $(STAGES) \
         run sweep status estimate verify env
 
 help:  ## this list
@@ -53,6 +53,13 @@ demo-base-data: $(VENV)/.setup
 
 demo-base: demo-base-data  ## train the demo's base model from scratch (QUICK=1: minutes, a poorer one)
 	$(ALIGN) run recipes/demo_base.yaml $(if $(QUICK),name=demo-base-quick language.steps=700 connect.steps=300 tune.steps=500,) $(SET)
+
+demo-mlan: demo-base-data  ## the demo's VLM tuned on a language-heavy mix instead, for demo-all
+	@$(BIN)/python data/mix_demo.py
+	$(ALIGN) run recipes/mlan/demo.yaml
+
+demo-all: demo-mlan  ## one table: language model, VLM, VLM of a language-heavy mix, and what repairs the VLM
+	$(ALIGN) run recipes/regression_repair.yaml $(SET)
 
 demo-seeds: demo-base-data  ## three full seeds; writes the numbers of recipes/README.md
 	$(BIN)/python bench/demo_seeds.py

@@ -100,6 +100,8 @@ def _models(recipe: Recipe, faults: Faults) -> None:
     needed += [s.name for s in present if s.uses_start and not recipe.start_stage]
     if needed and not recipe.model and not faults.has("model"):
         faults.add("model", f"{needed[0]} needs a model; write a folder, a hub name or the recipe that trains it")
+    if recipe.connect and not recipe.backbone and not recipe.language and not faults.has("backbone"):
+        faults.add("backbone", "connect joins a tower to a language model; name one, or add `language: {}`")
     if recipe.pretrain:
         if not recipe.backbone and not recipe.language and not faults.has("backbone"):
             faults.add("backbone", "pretrain builds on a language model; write its folder or hub name")

@@ -63,7 +63,10 @@ class LanguageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectSettings:
-    """CLIP tower and MLP projector, so that each patch lands on the word embeddings of what it shows."""
+    """CLIP tower and MLP projector, so that each patch lands on the word embeddings of what it shows.
+
+    The language model is that of `language`, or, where the recipe has none, the backbone it names.
+    """
 
     rows: str = option("data/demo/connect.jsonl", "training rows: patches records", operational=True)
     image_root: str = option("data/demo/images", "folder that image paths are relative to", operational=True)

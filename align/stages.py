@@ -48,7 +48,9 @@ _BUILT = ("language", "connect", "tune", "pretrain", "instruct")
 _TRAINED = ("dpo", "steerlm", "rejection", "sft")
 _TABLE = (
     Stage(name="language", work="align.train.built:language", tensors=True),
-    Stage(name="connect", work="align.train.built:connect", requires=("language/model",), tensors=True),
+    Stage(
+        name="connect", work="align.train.built:connect", reads=("language/model",), uses_backbone=True, tensors=True
+    ),
     Stage(name="tune", work="align.train.built:tune", requires=("connect/model",), tensors=True),
     Stage(name="pretrain", work="align.train.pretrain:work", uses_backbone=True, uses_tower=True, tensors=True),
     Stage(name="instruct", work="align.train.instruct:work", uses_start=True, tensors=True),

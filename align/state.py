@@ -119,7 +119,8 @@ def _inputs(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, str]:
         found["model"] = digests.start_sha256()
     if stage.uses_tower:
         found["tower"] = digests.tower_sha256()
-    backbone = digests.backbone_sha256() if stage.uses_backbone else None
+    read = recipe.language is not None and "language/model" in stage.reads  # then its files are told below
+    backbone = digests.backbone_sha256() if stage.uses_backbone and not read else None
     if backbone:
         found["backbone"] = backbone
     for source in (*stage.requires, *stage.reads):

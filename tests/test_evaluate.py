@@ -22,6 +22,7 @@ from align.benchmarks.scoring import OFFICIAL_YES_NO, STRICT_YES_NO, exactness, 
 from align.benchmarks.suites import SUITES, find_suites
 from align.evaluate.judge import JudgeWork, plan_gradings
 from align.evaluate.metrics import suite_metrics
+from align.evaluate.models import contestants
 from align.evaluate.plan import Batch, Exam, load_exams
 from align.evaluate.stage import EvaluateWork, work
 from align.evaluate.verdicts import controls, family, summary, tax
@@ -336,6 +337,7 @@ class Named:
     conditioning: str = ""
     sha256: str = "5c"
     further: str = ""
+    trajectory: bool = False
 
 
 def summed(items, exams, models=("backbone", "vlm", "dpo"), **options):
@@ -359,6 +361,35 @@ def test_a_regression_and_its_repair_reach_the_verdict():
     assert (repair["model"], repair["verdict"]) == ("dpo", "repaired")
     assert repair["minus_vlm"]["mean"] == 0.5 and repair["minus_vlm"]["p"] < 0.001
     assert repair["minus_backbone"]["mean"] == 0.0
+
+
+def test_a_copy_kept_on_the_way_gets_no_verdict_and_changes_none():
+    right = {"backbone": 200, "vlm": 80, "dpo": 100, "step-2": 190}
+    items = [
+        item(str(i), "text_instructions", model, {"headline": float(i < n)})
+        for model, n in right.items()
+        for i in range(240)
+    ]
+    exams = [exam_of("text_instructions", 240)]
+    without = summed([i for i in items if i.model != "step-2"], exams)
+    named = [Named("backbone"), Named("step-2", trajectory=True), Named("vlm"), Named("dpo")]
+    made = summary(items, exams=exams, contestants=named, margin=0.02, seed=0, judge=None, annotator="", halved=0)
+    assert list(made["models"]) == ["backbone", "step-2", "vlm", "dpo"]
+    assert (made["comparisons"], made["tax"]) == (without["comparisons"], without["tax"])
+
+
+def test_the_copies_of_instruct_are_rows_in_the_order_of_their_steps(world, tmp_path):
+    for step, kind in (("step-10", "model"), ("step-9", "adapter")):
+        made = tmp_path / "instruct/snapshots" / step / kind
+        made.mkdir(parents=True)
+        (made / "config.json").write_text(step)
+    context = dataclasses.replace(world, outputs=tmp_path, stages=("instruct",))
+    found = contestants(context)
+    assert [c.name for c in found] == ["backbone", "step-9", "step-10", "vlm"]
+    assert (found[1].folder, found[1].adapter) == (world.start, tmp_path / "instruct/snapshots/step-9/adapter")
+    assert (found[2].folder, found[2].adapter) == (tmp_path / "instruct/snapshots/step-10/model", None)
+    assert [c.trajectory for c in found] == [False, True, True, False]
+    assert len({c.sha256 for c in found}) == 4
 
 
 def test_beside_a_noisy_image_the_backbone_stands_with_its_clean_answers():
@@ -454,6 +485,11 @@ class SmallContext:
     also: dict = field(default_factory=dict)
     stage: str = "evaluate"
     made: dict = field(default_factory=dict)
+    start_sha256: str = "5c"
+
+    @property
+    def start(self) -> Path:
+        return self.model
 
     def has(self, stage: str) -> bool:
         return stage in self.stages

@@ -1,12 +1,13 @@
 """The rows of the table: the language model before visual tuning, the model after it, and what alignment made of it.
 
-Between the VLM and what was made of it stand the further models of `evaluate.also`, tuned otherwise.
+Before the VLM stand the copies that `instruct.snapshots` kept on the way to it (`step-500`), after it the further
+models of `evaluate.also`, tuned otherwise.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ class Contestant:
     sees: bool = True
     further: str = ""
     """Of a model that this recipe does not make: where it is from, in words."""
+    trajectory: bool = False
+    """A copy kept on the way: it has scores and intervals, and no verdict, since nobody asks which step repairs."""
 
     def takes(self, suite: Suite) -> bool:
         """A language model alone can be shown no images."""
@@ -73,6 +76,7 @@ def contestants(context: Context) -> tuple[Contestant, ...]:
     if context.backbone is not None:
         folder = context.backbone
         found.append(Contestant(name=BACKBONE, sha256=model_digest(folder), folder=folder, sees=False))
+    found += _on_the_way(context)
     found.append(Contestant(name=VLM, sha256=context.model_sha256, folder=context.model))
     for name, model in context.also.items():
         sees = "vision_config" in _config(model.path)
@@ -85,6 +89,19 @@ def contestants(context: Context) -> tuple[Contestant, ...]:
                 for name, conditioning in _ways_to_ask(context, method, (adapter or folder).parent).items()
             ]
     return tuple(found)
+
+
+def _on_the_way(context: Context) -> Iterator[Contestant]:
+    """The copies that stage `instruct` kept, in the order of their steps."""
+    kept = context.path("instruct", "snapshots").glob("step-*") if context.has("instruct") else ()
+    for step in sorted(kept, key=lambda folder: int(folder.name.removeprefix("step-"))):
+        if (model := step / "model").is_dir():
+            yield Contestant(name=step.name, sha256=model_digest(model), folder=model, trajectory=True)
+        else:
+            sha256 = sha256_of([context.start_sha256, model_digest(step / "adapter")])
+            yield Contestant(
+                name=step.name, sha256=sha256, folder=context.start, adapter=step / "adapter", trajectory=True
+            )
 
 
 def _config(folder: Path) -> dict[str, Any]:

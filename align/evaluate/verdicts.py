@@ -7,7 +7,8 @@
      "controls":[…],"warnings":[…]}
 
 `also` (only where there are some) names the further models, `{"mlan": "trained by …, stage tune"}`: their verdict is
-that of an aligned model, and says whether another tuning prevents what this one cost.
+that of an aligned model, and says whether another tuning prevents what this one cost. The copies that a training kept
+on its way (`step-500`) are among `models` and in metrics.jsonl; they are compared with nothing.
 
 Text suites get the verdict on the regression (`align.stats.verdicts`), the others the question whether alignment cost
 anything there. Models are compared on the questions for which both have a score; p-values are Holm-adjusted over the
@@ -48,7 +49,8 @@ def summary(
     more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of verdicts.json. `more`: further things to know of it."""
-    values = headlines(items, exams)
+    passing = {c.name for c in contestants if c.trajectory}
+    values = headlines([item for item in items if item.model not in passing], exams)
     clusters = {e.suite.name: _clusters(e) for e in exams}
     scale = {e.suite.name: e.suite.scale for e in exams}
     text = {e.suite.name for e in exams if e.suite.text}

@@ -95,18 +95,20 @@ def language(context: Context) -> BuiltWork:
 
 def connect(context: Context) -> BuiltWork:
     """Tower and projector joined to the language model."""
-    return _on_images(context, Patches, source="language", train="align.train.connect:train_connect")
+    named = context.backbone if context.recipe.language is None else None
+    model = named or context.path("language", "model")
+    return _on_images(context, Patches, model, train="align.train.connect:train_connect")
 
 
 def tune(context: Context) -> BuiltWork:
     """Visual instruction tuning of projector and language model."""
-    return _on_images(context, Conversation, source="connect", train="align.train.tune:train_tune")
+    return _on_images(context, Conversation, context.path("connect", "model"), train="align.train.tune:train_tune")
 
 
-def _on_images(context: Context, kind: type[Record], *, source: str, train: str) -> BuiltWork:
-    """What goes on from the model of the stage `source`; `train` is `module:function`, imported when it runs."""
+def _on_images(context: Context, kind: type[Record], model: Path, *, train: str) -> BuiltWork:
+    """What goes on from `model`; `train` is `module:function`, imported when it runs."""
     settings = context.recipe.block(context.stage)
-    rows, model = _rows(settings.rows, kind), context.path(source, "model")
+    rows = _rows(settings.rows, kind)
     module, _, function = train.partition(":")
 
     def run(rows: Sequence[Any], workspace: Path, out: Path, progress: Any) -> list[dict[str, Any]]:

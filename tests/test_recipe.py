@@ -146,6 +146,7 @@ def _suites() -> list[str]:
          "give the further model another name"),
         ("model: m\nevaluate: {also: {step-9: other}}", "x.yaml:2  evaluate.also.step-9: 'step-9' names a row: "
          "letters, digits and underscore, a letter first"),
+        ("connect: {}", "x.yaml  backbone: connect joins a tower to a language model; name one, or add `language: {}`"),
         ("tune: {}", "x.yaml:1  tune: works on what `connect` leaves; add `connect: {}` to the recipe"),
         ("sft: {}", "x.yaml:1  sft: works on what `teach` leaves; add `teach: {}` to the recipe"),
         ("beta: 1", "x.yaml:1  beta: unknown key; known: "),

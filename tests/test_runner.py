@@ -504,6 +504,19 @@ def test_further_models_are_resolved_and_their_weights_decide_the_evaluation(tmp
     assert changes(one, stage_identity(user, STAGES["evaluate"], Models(user))[0]) == "also other changed"
 
 
+def test_connect_builds_on_the_language_model_of_its_recipe_or_on_a_given_one(tmp_path: Path) -> None:
+    base_path, _ = base_and_user(tmp_path)
+    base = load_recipe(base_path)
+    small_run.finish(base, "language", {"model": model_files(tmp_path / "made", "words")})
+    # as it always was: what `language` left, file by file
+    hashes = stage_identity(base, STAGES["connect"], Models(base))[1]
+    assert sorted(hashes) == ["connect rows", "language/model/config.json", "language/model/model.safetensors"]
+    other = tmp_path / "other.yaml"
+    other.write_text(f"backbone: {base_path}\nconnect: {{rows: {tmp_path}/rows.jsonl}}\n")
+    hashes = stage_identity(load_recipe(other), STAGES["connect"], Models(load_recipe(other)))[1]
+    assert hashes["backbone"] == model_digest(tmp_path / "made") and sorted(hashes) == ["backbone", "connect rows"]
+
+
 NOT_CACHED = (
     "model: owner/not-cached cannot be had (HF_HUB_OFFLINE is set and it is not in the cache)"
     if find_spec("huggingface_hub")

@@ -24,23 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from align import recipe_checks
+from align.building import ConnectSettings, Instruct, LanguageSettings, Pretrain, TuneSettings
 from align.recipe_reader import Faults, did_you_mean, read_block
-from align.settings import (
-    Annotate,
-    ConnectSettings,
-    Evaluate,
-    Instruct,
-    LanguageSettings,
-    Pairs,
-    Pretrain,
-    Prompts,
-    Report,
-    Sample,
-    Teach,
-    Train,
-    TuneSettings,
-    option,
-)
+from align.settings import Annotate, Evaluate, Pairs, Prompts, Report, Sample, Teach, Train, option
 from align.stages import MODEL_MADE_BY, START_MADE_BY
 from align.sweep.grid import SELECT, Point, read_sweep, sweep_faults
 from align.yaml_lines import parse_value, read_yaml

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from tiny_llava import CORPUS, ask_about, save_image
 
+from align.building import ConnectSettings, LanguageSettings
 from align.models.load import LoadedModel
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm
-from align.settings import ConnectSettings, LanguageSettings, Lora
+from align.settings import Lora
 from align.train.lora_rows import TrainRow, collate_preferences
 from annotate.records import Prompt
 

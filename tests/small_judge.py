@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from tiny_llava import ask_about, save_image
 
+from align.building import ConnectSettings, LanguageSettings
 from align.models.encode import Encoded, left_pad
 from align.models.load import load_vlm
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm
-from align.settings import ConnectSettings, LanguageSettings
 from annotate.prompting import Rated, render_request, write_reply
 from annotate.protocol import Request
 from annotate.records import Completion, Image, Prompt, Turn

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from align.settings import ConnectSettings, LanguageSettings, TuneSettings
+from align.building import ConnectSettings, LanguageSettings, TuneSettings
 from align.train.rows import Conversation, Patches
 from annotate.records import Image, Turn
 

@@ -135,8 +135,8 @@ def test_memory_is_counted_from_the_shapes(folder: Path) -> None:
 
 def test_the_rule_of_thumb_is_near_what_autograd_keeps(tmp_path: Path, root: Path) -> None:
     """Within a third, on a Llama of LLaVA's proportions; exact counts would follow every release."""
+    from align.building import ConnectSettings, LanguageSettings
     from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm
-    from align.settings import ConnectSettings, LanguageSettings
 
     tokenizer = build_tokenizer(["a"], 300)
     language = build_language_model(LanguageSettings(width=128, layers=6, heads=4), tokenizer)

@@ -21,11 +21,11 @@ from transformers import (
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from align.building import ConnectSettings, LanguageSettings
 from align.context import PromptSet
 from align.digest import model_digest
 from align.models.tiny import build_language_model, build_processor, build_tokenizer, build_vlm, token_ids
 from align.recipe import Recipe
-from align.settings import ConnectSettings, LanguageSettings
 from annotate.records import Completion, Image, PreferencePair, Prompt, Turn
 from annotate.stage import Compiled
 

@@ -25,8 +25,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from align.building import ConnectSettings, LanguageSettings
 from align.models.template import BOS, EOS
-from align.settings import ConnectSettings, LanguageSettings
 from annotate.records import IMAGE_PLACEHOLDER
 
 PAD = "<pad>"

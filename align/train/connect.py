@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from align.building import ConnectSettings
 from align.models.tiny import build_processor, build_vlm, pixel_values, save_small
-from align.settings import ConnectSettings
 from align.train.base import IGNORED, Progress, fit, passes
 from align.train.rows import Patches
 from annotate.errors import MmalignError

@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast, set_seed
 
+from align.building import LanguageSettings
 from align.models.template import render
 from align.models.tiny import build_language_model, build_tokenizer, save_small
-from align.settings import LanguageSettings
 from align.train.base import Progress, answer_loss, by_length, encode, fit, pad, passes
 from align.train.rows import Conversation
 

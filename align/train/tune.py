@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration, set_seed
 
+from align.building import TuneSettings
 from align.models.tiny import pixel_values, save_small
-from align.settings import TuneSettings
 from align.train.base import Progress, answer_loss, encode, fit, pad
 from align.train.connect import read_pixels
 from align.train.rows import Conversation

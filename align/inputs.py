@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from align.recipe import Recipe
-from align.settings import Prompts, Train
+from align.settings import Evaluate, Prompts, Train
 from align.stages import Stage
 from annotate.errors import UserError
 from annotate.lanes import check_backend
@@ -87,8 +87,24 @@ def missing_files(recipe: Recipe) -> list[str]:
     for i, file in enumerate(recipe.pairs.also if recipe.pairs else ()):
         named[f"pairs.also.{i}"] = file
     if recipe.evaluate:
-        named["evaluate.folder"] = recipe.evaluate.folder
+        named |= _benchmark_files(recipe.evaluate)
     return [f"{key} {path}" for key, path in named.items() if path and not Path(path).exists()]
+
+
+def _benchmark_files(evaluate: Evaluate) -> dict[str, str]:
+    """Key -> path of what the suites are read from; the folder only where one of them has no files of its own."""
+    from align.benchmarks.published import NAMES
+    from align.benchmarks.suites import find_suites
+
+    used = {suite.file for suite in find_suites(evaluate.suites)}
+    own = {suite: files for suite, files in evaluate.files.items() if suite in used}
+    named = {
+        f"evaluate.files.{suite}.{role}": path
+        for suite, files in own.items()
+        for role, path in files.items()
+        if role not in NAMES
+    }
+    return named | ({"evaluate.folder": evaluate.folder} if used - own.keys() else {})
 
 
 def missing_packages(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:

@@ -107,6 +107,9 @@ def _models(recipe: Recipe, faults: Faults) -> None:
             faults.add("backbone", "pretrain builds on a language model; write its folder or hub name")
         if not recipe.pretrain.tower and not faults.has("pretrain.tower"):
             faults.add("pretrain.tower", "missing: a CLIP, e.g. openai/clip-vit-large-patch14-336")
+    for step in recipe.instruct.snapshots if recipe.instruct else ():
+        if step < 1:
+            faults.add("instruct.snapshots", f"{step} is impossible; the first step is 1")
     for name in ("pretrain", "instruct"):
         block = recipe.block(name)
         if block is not None and not block.rows and not faults.has(f"{name}.rows"):

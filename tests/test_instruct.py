@@ -286,6 +286,7 @@ def test_what_is_no_row_is_told_with_its_line(world: Path, tmp_path: Path) -> No
         ("instruct: {imags: strip}", r"recipe.yaml:\d+  instruct.imags: .*did you mean 'images'"),
         ("instruct: {parts: {language: fully}}", r"recipe.yaml:\d+  instruct.parts.language"),
         ("pretrain: {tower: clip}", r"recipe.yaml:\d+  pretrain.rows: missing"),
+        ("instruct: {rows: r.jsonl, snapshots: [3, 0]}", r"recipe.yaml:\d+  instruct.snapshots: 0 is impossible"),
         ("model: other", r"recipe.yaml:\d+  model: the `pretrain` block trains the model"),
     ],
 )

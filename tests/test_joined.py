@@ -106,7 +106,7 @@ def test_other_tools_render_the_same_bytes(family: str, clip: Path, tmp_path: Pa
     encoder = load_vlm(tmp_path / "vlm").encoder
     turns = (*ask_about(save_image(tmp_path, "a.png", seed=1)).turns, *TALK[1:])
     messages = [{"role": t.role, "content": [{"type": "text", "text": t.text}]} for t in turns]
-    messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0].text.removeprefix("<image>")}]
+    messages[0]["content"] = [{"type": "image"}, {"type": "text", "text": turns[0].text.removeprefix("<image>\n")}]
     theirs = AutoProcessor.from_pretrained(tmp_path / "vlm", backend="pil").apply_chat_template(messages)
     assert theirs == encoder.render(turns)[0]
 

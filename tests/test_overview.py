@@ -7,6 +7,7 @@ from pathlib import Path
 import small_run
 
 from align.base import Models
+from align.inputs import missing_files
 from align.recipe import load_recipe
 from align.stages import STAGES
 from align.state import stage_identity, training_sha256
@@ -51,6 +52,21 @@ def test_files_that_a_recipe_names_and_that_are_not_there_are_told(tmp_path: Pat
         ended = small_run.align(verb, recipe, cwd=tmp_path)
         assert ended.returncode == 0
         assert ended.stdout.splitlines()[-1].startswith(missing)
+
+
+def test_of_benchmarks_the_files_that_are_asked_are_told(tmp_path: Path) -> None:
+    """The folder only where a suite has no files of its own; no data set of the hub."""
+
+    def missing(suites: str) -> list[str]:
+        (tmp_path / "x.yaml").write_text(
+            f"name: x1\nmodel: m\nevaluate:\n  suites: {suites}\n  folder: bench\n"
+            f"  files: {{pope: {{labels: coco, images: {tmp_path}}}, mme: {{hub: lmms-lab/MME, split: test}}}}\n"
+        )
+        return missing_files(load_recipe(tmp_path / "x.yaml"))
+
+    assert missing("[pope, mme]") == ["evaluate.files.pope.labels coco"]
+    assert missing("[mme]") == []
+    assert missing("[mme, choice]") == ["evaluate.folder bench"]
 
 
 def test_an_empty_manifest_is_told_as_empty(tmp_path: Path) -> None:

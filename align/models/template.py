@@ -22,7 +22,7 @@ JINJA = """\
 {{ bos_token or '' }}{% for message in messages %}\
 {% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %} {% endif %}\
 {% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}\
-{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\
+{% if part['type'] == 'image' %}{{ '<image>\\n' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}\
 {% if message['role'] == 'user' %} ASSISTANT:{% elif message['role'] == 'assistant' %}{{ eos_token }}\
 {% else %} {% endif %}{% endfor %}"""
 """The same for other tools, with the tokenizer's own markers: lies beside the VLMs that we put together."""

@@ -59,14 +59,14 @@ def test_of_benchmarks_the_files_that_are_asked_are_told(tmp_path: Path) -> None
 
     def missing(suites: str) -> list[str]:
         (tmp_path / "x.yaml").write_text(
-            f"name: x1\nmodel: m\nevaluate:\n  suites: {suites}\n  folder: bench\n"
+            f"name: x1\nmodel: m\nevaluate:\n  suites: {suites}\n  folder: nowhere\n"
             f"  files: {{pope: {{labels: coco, images: {tmp_path}}}, mme: {{hub: lmms-lab/MME, split: test}}}}\n"
         )
         return missing_files(load_recipe(tmp_path / "x.yaml"))
 
     assert missing("[pope, mme]") == ["evaluate.files.pope.labels coco"]
     assert missing("[mme]") == []
-    assert missing("[mme, choice]") == ["evaluate.folder bench"]
+    assert missing("[mme, choice]") == ["evaluate.folder nowhere"]
 
 
 def test_an_empty_manifest_is_told_as_empty(tmp_path: Path) -> None:

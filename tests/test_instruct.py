@@ -280,6 +280,39 @@ def test_what_is_no_row_is_told_with_its_line(world: Path, tmp_path: Path) -> No
     assert "bad.jsonl:2: schema None is none of example/1, prompt/1, conversation/1" in str(told.value)
 
 
+def test_all_lines_that_are_no_rows_are_told_in_order(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(b'{"schema": "item/1"}\n{"schema": "pro\n[1]\n"\xff"\n{}\n')
+    with pytest.raises(UserError) as told:
+        read_file_rows(bad, tmp_path, stage="instruct")
+    lines = [fault.removeprefix(f"{bad}:") for fault in told.value.faults]
+    assert [line[:20] for line in lines] == [
+        "1: schema 'item/1' i",
+        "2: not a line of JSO",
+        "3: expected a JSON o",
+        "4: not a line of JSO",
+        "5: schema None is no",
+    ]
+    assert lines[2] == "3: expected a JSON object, got list"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_llavas_json_list_is_told_what_makes_rows_of_it(
+    indent: int | None, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+    (tmp_path / "ins.json").write_text(json.dumps([{"id": "1", "conversations": said}], indent=indent))
+    model = built / "instruct" / "model"
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nmodel: {model}\ninstruct: {{rows: ins.json}}\n")
+    command = "align convert ins.json ins.jsonl --to mmalign"
+    for asked in (["instruct", "mine.yaml"], ["tokens", "ins.json", "--model", str(model)]):
+        assert main(asked) == 2
+        assert f"ins.json: is a JSON list, no JSON Lines; first: {command}" in capsys.readouterr().err
+    assert main(command.split()[1:]) == 0
+    assert len(read_file_rows(tmp_path / "ins.jsonl", tmp_path, stage="instruct").rows) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

@@ -7,6 +7,7 @@ order of the file, and a Failure for each taken row that cannot be one.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from align.train.lora_rows import TrainRow
 from align.train.rows import Conversation
 from annotate.errors import RecordError, UserError
-from annotate.jsonl import read_rows
+from annotate.jsonl import no_json, read_lines
 from annotate.records import IMAGE_PLACEHOLDER, Example, Failure, Prompt, Reason, Record, Turn, content_id
 
 KINDS: Mapping[str, type[Record]] = {kind.SCHEMA: kind for kind in (Example, Prompt, Conversation)}
@@ -69,25 +70,38 @@ def read_file_rows(
 def records_of(file: Path) -> Iterator[Record]:
     """The records of the file, one after another. Raises `UserError` at its end with all lines that are none."""
     faults: list[str] = []
-    for number, raw in read_rows(file):
-        schema = raw.get("schema")
-        kind = KINDS.get(schema) if isinstance(schema, str) else None
+    for number, line in read_lines(file):
+        if number == 1 and file.suffix != ".jsonl" and line.lstrip().startswith(b"["):
+            made = file.with_suffix(".jsonl")
+            raise UserError(f"{file}: is a JSON list, no JSON Lines; first: align convert {file} {made} --to mmalign")
         try:
-            if kind is None:
-                raise RecordError(
-                    f"schema {schema!r} is none of {', '.join(KINDS)}; data/prepare_*.py, `align mix` and `align "
-                    "convert` write such rows"
-                )
-            record = kind.from_json(raw)
-            if isinstance(record, Prompt) and not record.reference:
-                raise RecordError("a prompt without a reference has no answer to learn; add `reference`")
-            yield record
+            yield _record_of(line)
         except RecordError as error:
             faults.append(f"{file}:{number}: {error}")
-            if len(faults) == 1000:
-                break
+        except (ValueError, RecursionError) as error:
+            faults.append(no_json(file, number, error))
+        if len(faults) == 1000:
+            break
     if faults:
         raise UserError(*faults)
+
+
+def _record_of(line: bytes) -> Record:
+    """Raises `RecordError` for what is no row to train on, `ValueError` for what is no JSON."""
+    raw = json.loads(line.decode())
+    if not isinstance(raw, dict):
+        raise RecordError(f"expected a JSON object, got {type(raw).__name__}")
+    schema = raw.get("schema")
+    kind = KINDS.get(schema) if isinstance(schema, str) else None
+    if kind is None:
+        raise RecordError(
+            f"schema {schema!r} is none of {', '.join(KINDS)}; data/prepare_*.py, `align mix` and `align convert` "
+            "write such rows"
+        )
+    record = kind.from_json(raw)
+    if isinstance(record, Prompt) and not record.reference:
+        raise RecordError("a prompt without a reference has no answer to learn; add `reference`")
+    return record
 
 
 def _fits(record: Record, select: Mapping[str, Any]) -> bool:

@@ -253,6 +253,43 @@ def test_the_terminal_shows_them_below(runs, capsys):
     assert "MM-ft 65.4 (+19.6) 80.0 – 60.0 (−8.3%)" in lines[at:]
 
 
+@pytest.mark.parametrize("said", ["paper: none\n", "paper: None\n", "paper: ''\n", ""])
+def test_without_a_paper_no_numbers_are_its_own(runs, tmp_path, capsys, said):
+    layout = LAYOUT.replace("paper: A Paper (arXiv:0000.00000)\n", said)
+    found = made(capsys, layout, runs, "--out", tmp_path / "out")
+    (part,) = found["parts"]
+    assert (found["paper"], part["reference"], part["contradictions"]) == ("", None, [])
+    page = (tmp_path / "out/paper.html").read_text(encoding="utf-8")
+    for shown in (render_text(found), page):
+        assert "for reference" not in shown and "65.4" not in shown
+        assert "table_1: reference numbers are not shown: `paper` does not say whose they are" in shown
+    assert "<h1>Tables and figures</h1>" in page
+
+
+# ------------------------------------------------------------------------------------------------ where the runs lie
+
+
+def test_a_folder_of_runs_that_is_not_there_is_refused(runs, tmp_path, capsys):
+    path = runs / "paper.yaml"
+    path.write_text(LAYOUT, encoding="utf-8")
+    for wrong in (tmp_path / "nodir", path):  # nor is a file one
+        assert main(["analyse", "paper", str(path), "--runs", str(wrong), "--out", str(tmp_path / "out")]) == 2
+        told = capsys.readouterr()
+        assert f"{wrong}: no such folder" in told.err and told.out == ""
+    assert not (tmp_path / "out/paper.json").exists()
+
+
+def test_where_nothing_was_run_yet_it_says_how_to_begin(runs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    path = tmp_path / "paper.yaml"
+    path.write_text(LAYOUT, encoding="utf-8")
+    assert main(["analyse", "paper", str(path)]) == 2
+    assert "runs: no such folder: nothing was run yet; begin with `align run RECIPE`" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["analyse", "paper", str(path)]) == 0
+
+
 # -------------------------------------------------------------------------------------------------------------- layout
 
 
@@ -488,14 +525,74 @@ tables: {table_2: {columns: [tokens, flops], rows: [mlan, mlan_v, llava]}}
         run = write_run(tmp_path / name, {"pope": {"vlm": "10"}})
         if tokens:
             (run / "instruct").mkdir()
-            (run / "instruct/tokens.json").write_text(json.dumps({"rows_once": {"rows": 80_000, "lm": tokens}}))
+            (run / "instruct/tokens.json").write_text(json.dumps({"measured": {"rows": 80_000, "lm": tokens}}))
     found = made(capsys, layout, tmp_path)
     cell = cells(found, "mlan_v")["tokens"]
     assert (cell["number"]["value"], cell["number"]["n"], cell["number"]["exact"]) == (14_939_955, 80_000, True)
     assert round(cell["delta"]["mean"], 2) == 47.76
-    assert cells(found, "mlan")["flops"]["why"].endswith("mlan/instruct/tokens.json: holds no flops and rows")
+    assert cells(found, "mlan")["flops"]["why"].endswith(
+        "mlan/instruct/tokens.json: holds no flops and rows that were measured"
+    )
     assert cells(found, "llava")["tokens"]["why"] == "llava: no instruct/tokens.json"
     assert "14,939,955 (+47.76%)" in render_text(found)
+
+
+TRAINED = """
+columns:
+  text: {suite: text_instructions}
+  tokens: {count: tokens}
+  flops: {count: flops}
+  hours: {count: seconds, times: 0.000277778}
+rows:
+  before: {run: twice, model: backbone}
+  checkpoints: {run: twice, model: step-*, minus: once}
+  twice: {run: twice, minus: once}
+  once: {run: once, minus: before}
+tables: {one: {columns: [text, tokens, flops, hours], rows: [before, checkpoints, twice, once]}}
+"""
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The same 100 rows of 1,000 tokens, read in one epoch and in two, as `instruct` leaves its counts."""
+    marks = {"text_instructions": {name: "10" for name in ("backbone", "vlm", "step-3", "step-20")}}
+    weights = SHA | {"step-3": "33" * 32, "step-20": "20" * 32}
+    for name, epochs in (("once", 1), ("twice", 2)):
+        run = write_run(tmp_path / name, marks, weights=weights, rows={"instruct": 100})
+        told = {
+            "rows_once": {"rows": 100, "lm": 1000},
+            "epochs": float(epochs),
+            "measured": {"rows": 100 * epochs, "lm": 1000 * epochs, "padded": 1200 * epochs},
+            "flops_once": {"total": 6000},
+            "flops": {"total": 6000 * epochs},
+        }
+        (run / "instruct/tokens.json").write_text(json.dumps(told))
+        manifest = json.loads((run / "instruct/manifest.json").read_text()) | {"seconds": 3600.0 * epochs}
+        (run / "instruct/manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def test_counts_are_of_the_model_that_instruct_made_and_of_no_other(trained, capsys):
+    found = made(capsys, TRAINED, trained)
+    why = "twice: what instruct took is told of vlm alone, the model that it made"
+    for row in ("before", "checkpoints 3", "checkpoints 20"):
+        for name in ("tokens", "flops", "hours"):
+            cell = cells(found, row)[name]
+            assert (cell["number"], cell["delta"], cell["why"]) == (None, None, why)
+        assert cells(found, row)["text"]["number"]["n"] == 2  # its scores stay
+    assert round(cells(found, "twice")["hours"]["number"]["value"], 3) == 2.0
+    assert cells(found, "once")["tokens"]["delta"] is None  # nor is a difference taken to one of them
+    assert cells(found, "once")["tokens"]["why_no_delta"] == why
+    assert render_text(found).count(why) == 1  # below the table, once
+
+
+def test_tokens_and_operations_are_both_of_all_epochs(trained, capsys):
+    found = made(capsys, TRAINED, trained)
+    for name, once in (("tokens", 1000), ("flops", 6000)):
+        numbers_of = [cells(found, row)[name]["number"] for row in ("once", "twice")]
+        assert [(number["value"], number["n"]) for number in numbers_of] == [(once, 100), (2 * once, 200)]
+        assert cells(found, "twice")[name]["delta"]["mean"] == 100.0  # per cent more
+    assert "tokens and FLOPs are all that `instruct` read, as it was measured: every epoch" in render_text(found)
 
 
 # ------------------------------------------------------------------------------------------------- the shipped layouts
@@ -548,5 +645,5 @@ def test_mlans_gains_and_tokens_follow_from_its_numbers(tmp_path, capsys):
     more = {row["key"]: row["deltas"][0] for row in found["table_2"]["reference"]["rows"]}
     assert [round(d, 2) for d in more.values() if d is not None] == [47.76, 191.22, 286.65, 358.53]
     assert found["table_2"]["contradictions"] == [
-        "MLAN_v, Vicuna (50% vision), Tokens: the paper prints +191.30%, its numbers give +191.22%"
+        "MLAN_v, Vicuna (50% vision), Tokens read: the paper prints +191.30%, its numbers give +191.22%"
     ]

@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from align.analyses.counts import read_count
+from align.analyses.counts import MADE, STAGE, Count, CountName, read_count
 from align.analyses.layout import Column, Layout
 from align.analyses.printed import Cell, Delta, Number, number_of
 from align.analyses.sources import (
@@ -164,7 +163,7 @@ class Book:
 def _counted(place: Place, column: Column, base: Place | None) -> Cell:
     """A count of the training: exact, and its difference in per cent."""
     assert column.count is not None
-    found = read_count(_folder(place), column.count)
+    found = _count(place, column.count)
     if isinstance(found, str):
         return Cell(why=found)
     value = found.value * column.times
@@ -173,7 +172,7 @@ def _counted(place: Place, column: Column, base: Place | None) -> Cell:
     number = number_of(run | exact | {"n": found.rows, "n_failed": 0, "exact": True})
     if base is None:
         return Cell(number=number)
-    other = read_count(_folder(base), column.count)
+    other = _count(base, column.count)
     if isinstance(other, str):
         return Cell(number=number, why_no_delta=other)
     more = 100 * (found.value / other.value - 1)
@@ -181,8 +180,13 @@ def _counted(place: Place, column: Column, base: Place | None) -> Cell:
     return Cell(number=number, delta=delta)
 
 
-def _folder(place: Place) -> Path | None:
-    return place.source.run.folder if isinstance(place.source, RunSource) else None
+def _count(place: Place, name: CountName) -> Count | str:
+    """The count of a row's model, or why there is none: alike for all models and counts of a run, to be said once."""
+    if not isinstance(place.source, RunSource):
+        return read_count(None, name)
+    if place.model != MADE:
+        return f"{place.source.name}: what {STAGE} took is told of {MADE} alone, the model that it made"
+    return read_count(place.source.run.folder, name)
 
 
 def _change(values: Floats) -> Floats:

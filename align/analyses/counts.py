@@ -1,10 +1,11 @@
 """What a training took: tokens that the language model read, operations, seconds. Counts are exact: no interval.
 
-    instruct/tokens.json     {"rows_once": {"rows": 80000, "lm": 10110681, …}, "measured": {"rows": 80000, …},
+    instruct/tokens.json     {"rows_once": {…}, "measured": {"rows": 80000, "lm": 10110681, …},
                               "flops": {"total": 408…}, …}
 
-Tokens are those of all rows, each once, the visual prefix included (MLAN, Table 2); operations are those of all steps.
-Seconds are the stage's, of its manifest.
+Tokens and operations are both of what was measured: all that the steps read, every epoch, the visual prefix included,
+padding not. MLAN (Table 2) counts one pass over the rows, and trains one epoch. Seconds are of the stage's manifest.
+All three belong to the model that the stage made, and to no other one of the run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from align.digest import file_sha256
 from align.state import read_manifest
 
 STAGE = "instruct"
+MADE = "vlm"
+"""What an evaluation calls the model that the stage made."""
 CountName = Literal["tokens", "flops", "seconds"]
 
 
@@ -46,12 +49,12 @@ def read_count(folder: Path | None, name: CountName) -> Count | str:
         return f"{folder.name}: no {STAGE}/tokens.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        value = found["rows_once"]["lm"] if name == "tokens" else found["flops"]["total"]
-        rows = found["rows_once" if name == "tokens" else "measured"]["rows"]
+        value = found["measured"]["lm"] if name == "tokens" else found["flops"]["total"]
+        rows = found["measured"]["rows"]
     except (ValueError, KeyError, TypeError):
-        return f"{path}: holds no {name} and rows"
+        return f"{path}: holds no {name} and rows that were measured"
     if not _is_count(value) or not _is_count(rows):
-        return f"{path}: holds no {name} and rows"
+        return f"{path}: holds no {name} and rows that were measured"
     return Count(value=float(value), rows=int(rows), sha256=file_sha256(path))
 
 

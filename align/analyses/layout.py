@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class Column:
     suites: tuple[str, ...] | None = option(None, "the mean over several suites, each weighing alike")
     mean_of: tuple[str, ...] | None = option(None, "the mean of what other columns show, each weighing alike")
     drop_from: str = option("", "another column: the change from it is shown, in per cent of it")
-    count: Literal["tokens", "flops", "seconds"] | None = option(None, "of the training, in place of a score")
+    count: Literal["tokens", "flops", "seconds"] | None = option(None, "of `instruct`, in place of a score; all epochs")
     times: float = option(1.0, "what the recorded number is multiplied by to be shown", above=0)
     digits: int = option(1, "shown behind the point", low=0, high=6)
 
@@ -90,7 +90,9 @@ class Part:
 class Layout:
     """A whole paper."""
 
-    paper: str = option("", "whose layout it is; over the reference numbers")
+    paper: str = option(
+        "", "whose layout it is; over the reference numbers (none: there is no paper, nor numbers of it)"
+    )
     seed: int = option(0, "of intervals and tests", low=0)
     columns: dict[str, Column] = option(dict, "columns by key")  # noqa: RUF009
     rows: dict[str, Row] = option(dict, "rows by key")  # noqa: RUF009
@@ -114,7 +116,7 @@ def read_layout(path: Path) -> Layout:
         _check(layout, faults)
     if faults.texts:
         raise UserError(*faults.texts)
-    return layout
+    return replace(layout, paper="") if layout.paper.strip().lower() == "none" else layout
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

@@ -53,8 +53,19 @@ def make_paper(layout: Layout, folder: Path) -> Json:
         "seed": layout.seed,
         "parts": parts,
         "runs": shelf.told(),
-        "warnings": list(dict.fromkeys(w for source in shelf.sources.values() for w in source.warnings)),
+        "warnings": [
+            *dict.fromkeys(w for source in shelf.sources.values() for w in source.warnings),
+            *_not_shown(layout),
+        ],
     }
+
+
+def _not_shown(layout: Layout) -> Iterator[str]:
+    """Which parts have reference numbers that are nobody's, in a sentence: left out, and not in silence."""
+    parts = {**layout.tables, **layout.figures}
+    without = [key for key, part in parts.items() if (part.reference or part.printed) and not layout.paper]
+    if without:
+        yield f"{', '.join(without)}: reference numbers are not shown: `paper` does not say whose they are"
 
 
 # ------------------------------------------------------------------------------------------------------------- sources
@@ -131,8 +142,8 @@ def _part(layout: Layout, part: Part, shelf: _Shelf, book: Book) -> Json:
             "minus": one.row.minus if part.deltas else "", "cells": cells,
         })  # fmt: skip
     made: Json = {"columns": [_column(layout, name) for name in columns], "rows": rows, "notes": list(part.notes or ())}
-    made["reference"] = {"rows": reference_rows(layout, part)} if part.reference else None
-    made["contradictions"] = contradictions(layout, part)
+    made["reference"] = {"rows": reference_rows(layout, part)} if part.reference and layout.paper else None
+    made["contradictions"] = contradictions(layout, part) if layout.paper else []
     made["dashed"] = part.dashed
     if part.draw == "curve":
         made["best"] = list(_best(rows, columns))

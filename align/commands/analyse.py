@@ -11,6 +11,7 @@ from align.console import Bar, Console
 from annotate.errors import UserError
 
 KINDS = ("table", "correlation", "scaling", "trajectory", "capabilities", "diversity", "paper")
+RUNS = "runs"
 EPILOG = """\
 table         models by suites, with differences to the VLM and the backbone of the same run (a dash: no such run)
 correlation   two benchmarks over all models: R2, Pearson's r with interval, p, n; RUNs, or one CSV of scores
@@ -52,9 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", nargs="+", type=float, default=[], metavar="N", help="trajectory: where each run stands"
     )
-    parser.add_argument(
-        "--runs", dest="below", default="runs", metavar="DIR", help="paper: where runs lie (default: runs)"
-    )
+    parser.add_argument("--runs", dest="below", metavar="DIR", help="paper: where runs lie (default: runs)")
     parser.add_argument(
         "--folder", metavar="BENCH", help="benchmark files, for runs that do not say what belongs together"
     )
@@ -160,4 +159,12 @@ def _paper(options: argparse.Namespace) -> dict[str, Any]:
 
     if len(options.runs) != 1:
         raise UserError("align analyse paper: takes one layout (*.yaml); where runs lie is said with --runs DIR")
-    return make_paper(read_layout(Path(options.runs[0])), Path(options.below))
+    layout = read_layout(Path(options.runs[0]))
+    below = Path(RUNS if options.below is None else options.below)
+    if options.below is not None and not below.is_dir():
+        raise UserError(f"{below}: no such folder; --runs says where runs lie")
+    found = make_paper(layout, below)
+    if not below.is_dir() and not found["runs"]:  # rows may name recipes, whose runs lie elsewhere
+        begin = "begin with `align run RECIPE`, or say with --runs DIR where runs lie"
+        raise UserError(f"{below}: no such folder: nothing was run yet; {begin}")
+    return found

@@ -23,6 +23,8 @@ LEGEND = (
     "95% intervals, n and the identity of each run stand in the JSON, and on the page behind each number"
 )
 
+COUNTED = "tokens and FLOPs are all that `instruct` read, as it was measured: every epoch, padding not counted"
+
 
 def shown(number: Number, column: Found) -> str:
     """`65.4`, or of a count `10,110,681`."""
@@ -101,7 +103,7 @@ def _heads(part: Found) -> list[list[str]]:
 
 
 def _reference_head(found: Found) -> str:
-    return f"the paper's own numbers, for reference: {found['paper'] or 'not ours'}"
+    return f"the paper's own numbers, for reference: {found['paper']}"
 
 
 def _reference_cells(row: Found, part: Found) -> list[str]:
@@ -156,6 +158,8 @@ def _said(part: Found) -> Iterator[str]:
         yield diversity.embedder_line(part["diversity"])
         yield from diversity.said(part["diversity"])
         yield f"file {part['file']} ({part['sha256'][:12]})"
+    if any(c["count"] in ("tokens", "flops") for c in part["columns"]):
+        yield COUNTED
     yield from part["notes"]
     yield from part["contradictions"]
     yield from _dashes(part)

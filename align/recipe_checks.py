@@ -36,6 +36,7 @@ def check(recipe: Recipe, faults: Faults) -> None:
     _blocks(recipe, faults)
     _rounds(recipe, faults)
     _models(recipe, faults)
+    _instruct(recipe, faults)
     _annotators(recipe, faults)
     _pairs(recipe, faults)
     if recipe.evaluate:
@@ -114,6 +115,13 @@ def _models(recipe: Recipe, faults: Faults) -> None:
         block = recipe.block(name)
         if block is not None and not block.rows and not faults.has(f"{name}.rows"):
             faults.add(f"{name}.rows", "missing: the file of the rows to train on, as data/prepare_*.py write them")
+
+
+def _instruct(recipe: Recipe, faults: Faults) -> None:
+    block = recipe.instruct
+    if block and block.images == "strip" and block.parts.language == "frozen":
+        what = "strip leaves text alone, which teaches nothing where the language model is frozen"
+        faults.add("instruct.images", f"{what}; say `keep`, or let parts.language learn")
 
 
 def _annotators(recipe: Recipe, faults: Faults) -> None:

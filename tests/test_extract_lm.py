@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_llava import CORPUS, save_tiny_language_model, save_tiny_llava, save_tiny_llava_next
+from tiny_parts import save_clip
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -197,6 +198,7 @@ def test_a_run_and_a_recipe_are_checkpoints_too(llava: Path, tmp_path: Path, mon
     ("arguments", "said"),
     [
         (["lm", "out"], "lm: llama is a language model already"),
+        (["clip", "out"], "clip: clip_vision_model is a vision tower"),
         (["empty", "out"], "empty: no config.json, no model/ and no adapter/"),
         (["config", "out"], "config: no *.safetensors; download the weights too"),
         (["nowhere", "out"], "CHECKPOINT: nowhere is no folder"),
@@ -214,6 +216,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vlm").symlink_to(llava)
     (tmp_path / "lm").symlink_to(language)
+    save_clip(tmp_path / "clip")
     for name in ("empty", "config", "other", "runs/tune/model"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "config/config.json").write_text('{"model_type": "llava"}')

@@ -318,6 +318,10 @@ def test_llavas_json_list_is_told_what_makes_rows_of_it(
     [
         ("instruct: {imags: strip}", r"recipe.yaml:\d+  instruct.imags: .*did you mean 'images'"),
         ("instruct: {parts: {language: fully}}", r"recipe.yaml:\d+  instruct.parts.language"),
+        (
+            "instruct: {rows: r, images: strip, parts: {language: frozen}}",
+            r"recipe.yaml:\d+  instruct.images: strip leaves text alone, which teaches nothing",
+        ),
         ("pretrain: {tower: clip}", r"recipe.yaml:\d+  pretrain.rows: missing"),
         ("instruct: {rows: r.jsonl, snapshots: [3, 0]}", r"recipe.yaml:\d+  instruct.snapshots: 0 is impossible"),
         ("model: other", r"recipe.yaml:\d+  model: the `pretrain` block trains the model"),

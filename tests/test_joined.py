@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_llava import ask_about, save_image
+from tiny_llava import ask_about, save_image, save_tiny_llava
 from tiny_parts import MARKS, save_clip, save_language_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from align.models.joined import join
+from align.models.joined import ahead_of_joining, join
 from align.models.load import load_language_model, load_vlm
 from annotate.errors import UserError
 from annotate.records import Turn
@@ -115,8 +115,12 @@ def test_what_cannot_be_put_together_is_told_and_nothing_is_left(clip: Path, tmp
     language = save_language_model(tmp_path / "lm")
     with pytest.raises(UserError, match=r"lm: llama is no tower that is known here; take a CLIP"):
         join(language, language, tmp_path / "vlm")
-    with pytest.raises(UserError, match=r"clip: cannot be loaded as a language model"):
-        join(clip, clip, tmp_path / "vlm")
+    vlm = save_tiny_llava(tmp_path.parent / f"{tmp_path.name}-llava")
+    for made in (join, lambda *named: ahead_of_joining(*named[:2])):
+        with pytest.raises(UserError, match=r"clip: clip\w* is a vision tower, no language model"):
+            made(clip, clip, tmp_path / "vlm")
+        with pytest.raises(UserError, match=r"llava: llava is a VLM; `align extract-lm` takes its language model out"):
+            made(vlm, clip, tmp_path / "vlm")
     with pytest.raises(UserError, match=r"the projector does not fit"):
         join(language, clip, tmp_path / "vlm", weights={"linear_1.weight": torch.zeros(3, 3)})
     assert [path.name for path in tmp_path.iterdir()] == ["lm"]

@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_checkpoint_is_named(folder: Path, tmp_path: Path, s
 def test_a_missing_folder_and_a_language_model_in_place_of_a_vlm(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such model folder"):
         load_vlm(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="Name it as `backbone`"):
+    with pytest.raises(UserError, match=r"needed is a vision-language model.* names a language model as `backbone`"):
         load_vlm(save_tiny_language_model(tmp_path / "lm"))
 
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_llava import ask_about, save_image, save_tiny_llava
+from tiny_llava import ask_about, save_image, save_tiny_language_model, save_tiny_llava
+from tiny_parts import save_clip
 
 from align.cli import main
 from annotate.jsonl import write_records
@@ -61,6 +62,41 @@ def test_rows_that_cannot_be_trained_on_are_told(world: Path, capsys: pytest.Cap
     assert "1 row(s) left out, too_long: " in said and "the limit is 20" in said
 
 
+def test_a_file_most_of_whose_rows_are_out_is_starred(
+    world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text, gone = world / "text.jsonl", world / "gone.jsonl"
+    image = save_image(tmp_path, "elsewhere.png", seed=1)
+    missing = [
+        Prompt.of(ask_about(image, text=f"Name {n} fruits.").turns, reference="Apple, pear.").to_line()
+        for n in range(5)
+    ]
+    gone.write_bytes(text.read_bytes() + b"".join(missing))
+    assert tokens(world, str(gone), str(text)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{gone} *  ") and lines[2].startswith(f"{text}  ")
+    assert lines[3] == "* more than half of its rows are left out: these numbers are not the file's"
+    assert "5 row(s) left out, image_unreadable" in lines[4]
+    gone.write_bytes(text.read_bytes() + b"".join(missing[:4]))  # half of them
+    assert tokens(world, str(gone)) == 0
+    assert "*" not in capsys.readouterr().out
+
+
+def test_the_model_is_a_vlm_or_the_stage_that_left_one(
+    world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "instruct").mkdir()
+    (tmp_path / "instruct/model").symlink_to(world / "model")
+    text = str(world / "text.jsonl")
+    assert main(["tokens", text, "--model", str(tmp_path / "instruct")]) == 0
+    save_tiny_language_model(tmp_path / "lm")
+    save_clip(tmp_path / "clip")
+    for name in ("lm", "clip"):
+        capsys.readouterr()
+        assert main(["tokens", text, "--model", str(tmp_path / name)]) == 2
+        assert f"{name}: needed is a vision-language model" in capsys.readouterr().err
+
+
 def test_what_cannot_be_read_is_refused_and_nothing_written(
     world: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -76,5 +112,5 @@ def test_what_cannot_be_read_is_refused_and_nothing_written(
     )
     assert "no row that can be trained on; 4 too_long" in refused(str(world / "text.jsonl"), "--max-length", "3")
     assert "--max-length: 0" in refused(str(world / "text.jsonl"), "--max-length", "0")
-    assert main(["tokens", str(world / "text.jsonl"), "--model", str(world)]) == 2
+    assert main(["tokens", str(world / "text.jsonl"), "--model", str(world / "mix")]) == 2
     assert "no config.json" in capsys.readouterr().err

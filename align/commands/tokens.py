@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from align.train.counted import Counted
 
 EXAMPLES = "examples.jsonl"
+MOSTLY_OUT = "* more than half of its rows are left out: these numbers are not the file's"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="examples, prompts with a reference, or conversations, *.jsonl; or the folder that align mix wrote",
     )  # fmt: skip
     parser.add_argument(
-        "--model", required=True, metavar="FOLDER", help="whose tokenizer and processor count; weights are not read"
+        "--model",
+        required=True,
+        metavar="FOLDER",
+        help="a VLM, or the stage that trained it: its tokenizer and processor count; weights are not read",
     )
     parser.add_argument("--image-root", default=".", metavar="DIR", help="folder that image paths are relative to")
     parser.add_argument(
@@ -50,7 +54,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     missing = [f"{path}: no such file" for path in paths.values() if not path.is_file()]
     if missing:
         raise UserError(*missing)
-    counted, flops, limit = _count(paths, Path(options.model), root, options, console)
+    counted, flops, limit = _count(paths, _model(Path(options.model)), root, options, console)
     empty = [
         f"{paths[name]}: no row that can be trained on{_why(found)}"
         for name, found in counted.items()
@@ -59,7 +63,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if empty:
         raise UserError(*empty)
     accounts = {name: found.tokens for name, found in counted.items()}
-    text = "\n".join([table(accounts, flops=flops), *_left_out(counted)])
+    starred = {name: name + " *" * _mostly_out(found) for name, found in counted.items()}
+    shown = table(
+        {starred[name]: its for name, its in accounts.items()},
+        flops={starred[name]: its for name, its in flops.items()},
+    )
+    text = "\n".join([shown, *([MOSTLY_OUT] if any(map(_mostly_out, counted.values())) else []), *_left_out(counted)])
     told = {
         "model": options.model, "max_length": limit, "language": options.language, "formula": FORMULA,
         "files": {name: _as_json(found, smallest(accounts.values()), flops[name]) for name, found in counted.items()},
@@ -72,6 +81,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _file(path: Path) -> Path:
     return path / EXAMPLES if path.is_dir() else path
+
+
+def _model(folder: Path) -> Path:
+    """The folder, or what a stage left in it, such as runs/mine/instruct."""
+    inside = folder / "model"
+    return inside if not (folder / "config.json").is_file() and (inside / "config.json").is_file() else folder
 
 
 def _count(
@@ -120,6 +135,10 @@ def _left_out(counted: Mapping[str, Counted]) -> Sequence[str]:
         for name, found in counted.items()
         for reason, n in found.left_out.items()
     ]
+
+
+def _mostly_out(found: Counted) -> bool:
+    return sum(found.left_out.values()) > found.tokens.rows
 
 
 def _why(found: Counted) -> str:

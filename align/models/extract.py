@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from align.digest import model_digest
-from align.models.load import _load, _merge, check_adapter, check_folder, first_line
+from align.models.load import _load, _merge, check_adapter, check_folder, first_line, is_clip
 from align.models.quiet import quiet
 from align.scratch import scratch
 from annotate.errors import UserError
@@ -132,6 +132,8 @@ def _kind(folder: Path) -> str:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{folder}: its configuration cannot be read ({first_line(error)})") from error
+    if is_clip(config):
+        raise UserError(f"{folder}: {config.model_type} is a vision tower; there is no language model in it")
     if config.get_text_config() is config:
         raise UserError(
             f"{folder}: {config.model_type} is a language model already; there is nothing to take it out of"

@@ -15,7 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
-from align.models.load import check_folder, first_line, ready
+from align.models.load import check_folder, first_line, is_clip, ready
 from align.models.template import JINJA
 from annotate.errors import UserError
 from annotate.records import IMAGE_PLACEHOLDER
@@ -98,6 +98,7 @@ def consistent(generation: Any) -> Any:
 def _language_model(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _check_language(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         lm = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
@@ -111,12 +112,27 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
     return lm.eval(), tokenizer
 
 
+def _check_language(folder: Path) -> None:
+    """Raise `UserError` for a VLM and for a CLIP, before transformers says so in its own words."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a language model ({first_line(error)})") from error
+    if is_clip(config):
+        raise UserError(f"{folder}: {config.model_type} is a vision tower, no language model")
+    if hasattr(config, "vision_config"):
+        raise UserError(f"{folder}: {config.model_type} is a VLM; `align extract-lm` takes its language model out")
+
+
 def ahead_of_joining(language: Path, tower: Path) -> tuple[Any, Any]:
     """Configuration and processor of the VLM that `join` would make of them; no weights are read."""
     from transformers import AutoConfig, AutoTokenizer, LlavaConfig
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     check_folder(language)
+    _check_language(language)
     try:
         tokenizer = AutoTokenizer.from_pretrained(language, trust_remote_code=False)
         text = AutoConfig.from_pretrained(language, trust_remote_code=False)
@@ -133,7 +149,7 @@ def _vision_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if config.model_type not in ("clip", "clip_vision_model"):
+    if not is_clip(config):
         raise UserError(f"{folder}: {config.model_type} is no tower that is known here; take a CLIP")
     return getattr(config, "vision_config", config)
 

@@ -84,8 +84,11 @@ def load_processor(folder: Path) -> Any:
         processor = AutoProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{folder}: its processor cannot be loaded ({first_line(error)})") from error
-    if not hasattr(processor, "image_processor"):
-        raise UserError(f"{folder}: no image processor; is it a language model? Name it as `backbone`")
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise UserError(
+            f"{folder}: needed is a vision-language model, with tokenizer and image processor; a recipe names a "
+            "language model as `backbone`, a vision tower as `pretrain.tower`"
+        )
     processor.tokenizer = ready(processor.tokenizer)
     return processor
 
@@ -207,6 +210,11 @@ def _merge(model: Any, adapter: Path) -> Any:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{adapter}: does not fit this model ({first_line(error)})") from error
+
+
+def is_clip(config: Any) -> bool:
+    """Whether it is a CLIP or its vision half, by its configuration: a tower, without a language model."""
+    return config.model_type in ("clip", "clip_vision_model")
 
 
 def ready(tokenizer: Any) -> Any:

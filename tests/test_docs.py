@@ -12,6 +12,7 @@ import pytest
 
 import align.cli
 from align.recipe import load_recipe
+from align.train.file_rows import read_file_rows
 from annotate.records import (
     Annotated,
     Completion,
@@ -106,6 +107,17 @@ def test_the_conversion_of_the_formats_page_runs(tmp_path: Path, monkeypatch: py
     (code,) = re.findall(r"<!-- python-formats -->\n```python\n(.*?)```", text, flags=re.S)
     exec(code, {})
     assert json.loads(Path("swift.jsonl").read_text())["rejected_response"] == "Because."
+
+
+def test_rows_of_ones_own_are_written_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("images/bus.jpg").write_bytes(b"a bus")
+    text = (ROOT / "docs/visual_tuning.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- python-rows -->\n```python\n(.*?)```", text, flags=re.S)
+    exec(code, {})
+    found = read_file_rows(Path("mine.jsonl"), Path("images"), stage="instruct")
+    assert [row.completions for row in found.rows] == [("Red.",), ("White.",)]
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in ROOT.glob("docs/*.md")))
